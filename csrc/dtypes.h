@@ -1,0 +1,20 @@
+// The element types the engine updates, in the order of the kernel tables.
+#pragma once
+
+#include <cstdint>
+
+namespace fastopt {
+
+struct bfloat16 {
+  uint16_t bits;
+};
+struct float16 {
+  uint16_t bits;
+};
+
+enum class Dtype : int { float32, float64, bfloat16, float16 };
+
+constexpr int kDtypes = 4;
+constexpr int kElementBytes[kDtypes] = {4, 8, 2, 2};
+
+}  // namespace fastopt

@@ -1,0 +1,346 @@
+// Checking and laying out a parameter, then the parallel region, then one share of one parameter.
+#include "engine.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "dispatch.h"
+
+namespace fastopt {
+namespace {
+
+// Fewer elements than this a thread are not worth waking it for: see docs/performance.md.
+constexpr int64_t kMinShare = 16384;
+// Shares meet at multiples of this many elements, so that no two threads write one cache line.
+constexpr int64_t kShareGrain = 64;
+// Elements gathered at a time from a strided tensor; five streams of doubles fit in the L1 cache.
+constexpr int64_t kGather = 256;
+// Shorter contiguous runs (rows of a narrow slice) are cheaper gathered than called one by one.
+constexpr int64_t kMinRun = 64;
+
+bool same_shape(const View& a, const View& b) {
+  return a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
+}
+
+bool contiguous(const View& v) {
+  int64_t expected = 1;
+  for (int d = v.ndim - 1; d >= 0; --d) {
+    if (v.shape[d] != 1 && v.strides[d] != expected) return false;
+    expected *= v.shape[d];
+  }
+  return true;
+}
+
+// The distance in elements between the first and the last element of a view.
+int64_t span(const View& v) {
+  int64_t last = 0;
+  for (int d = 0; d < v.ndim; ++d) last += (v.shape[d] - 1) * v.strides[d];
+  return last;
+}
+
+// What is wrong with a tensor that the engine would write or read beside its parameter.
+std::string mismatch(const View& v, const View& param) {
+  if (!same_shape(v, param)) {
+    return "has shape " + describe_shape(v) + ", the parameter " + describe_shape(param) +
+           "; they must be equal";
+  }
+  if (v.dtype != param.dtype || v.complex != param.complex) {
+    return std::string("has dtype ") + dtype_name(v) + ", the parameter " + dtype_name(param) +
+           "; they must be equal";
+  }
+  return {};
+}
+
+// Expanded memory: several elements in one place, which an update would hit several times.
+bool overlaps_itself(const View& v) { return v.numel > 1 && span(v) + 1 < v.numel; }
+
+}  // namespace
+
+void Batch::clear() {
+  entries_.clear();
+  steps_.clear();
+  scalars_.clear();
+  prologues_.clear();
+  layouts_.clear();
+  extents_.clear();
+  kernels_ = &kernels();
+}
+
+void Batch::set_group(int rule, int variant, const double* hyper, const Prologue& prologue) {
+  rule_ = rule;
+  variant_ = variant;
+  std::copy_n(hyper, kMaxHyper, hyper_.begin());
+  prologues_.push_back(prologue);
+  scalars_step_ = -1;
+}
+
+int Batch::scalars_for(double step, bool first) {
+  if (step != scalars_step_ || first != scalars_first_) {
+    scalars_.emplace_back();
+    kernels_->rules[rule_].scalars(hyper_.data(), step, first, scalars_.back().data());
+    scalars_step_ = step;
+    scalars_first_ = first;
+  }
+  return int(scalars_.size()) - 1;
+}
+
+void Batch::add(PyObject* param, PyObject* grad, PyObject* const* states, PyObject* step,
+                bool first) {
+  const char* const* names = kernels_->rules[rule_].states[variant_];
+  View views[kMaxStreams];
+  int k = 0;
+  const auto refuse = [&](const std::string& why) {
+    const std::string subject = k == 0   ? "it "
+                                : k == 1 ? "its gradient "
+                                         : "its state '" + std::string(names[k - 2]) + "' ";
+    throw Refused(subject + why);
+  };
+  bool flat = true;
+  for (; k < 2 || names[k - 2]; ++k) {
+    PyObject* tensor = k == 0 ? param : k == 1 ? grad : states[k - 2];
+    try {
+      views[k] = read(tensor);
+      const bool run = contiguous(views[k]);
+      flat &= run;
+      if (!run || views[k].complex || views[k].numel == 1) refuse_lazy_views(tensor);
+    } catch (const Refused& refused) {
+      refuse(refused.what());
+    }
+    if (const std::string why = mismatch(views[k], views[0]); !why.empty()) refuse(why);
+    if (k != 1 && overlaps_itself(views[k])) {
+      refuse("is expanded (unsupported operation: more than one element refers to a single memory "
+             "location); clone() it first");
+    }
+  }
+
+  double count = 0;
+  if (step) {
+    View at;
+    try {
+      at = read(step);
+    } catch (const Refused& refused) {
+      throw Refused(std::string("its state 'step' ") + refused.what());
+    }
+    if (at.numel != 1 || at.complex || kElementBytes[int(at.dtype)] < 4) {
+      throw Refused("its state 'step' has shape " + describe_shape(at) + " and dtype " +
+                    dtype_name(at) + "; it must be one float32 or float64 number");
+    }
+    const bool wide = at.dtype == Dtype::float64;
+    count = wide ? *reinterpret_cast<double*>(at.data) + 1
+                 : double(*reinterpret_cast<float*>(at.data) + 1);
+    steps_.push_back({at.data, wide, count});
+  }
+
+  const View& p = views[0];
+  const int reals = p.complex ? 2 : 1;
+  const int bytes = kElementBytes[int(p.dtype)];
+  extents_.emplace_back(p.data, p.numel ? p.data + (span(p) + 1) * reals * bytes : p.data);
+  if (p.numel == 0) return;
+  Entry entry;
+  entry.kernel = kernels_->update[rule_][variant_][int(p.dtype)];
+  for (int s = 0; s < k; ++s) entry.streams[s] = views[s].data;
+  entry.count = p.numel * reals;
+  entry.layout = flat ? -1 : add_layout(views, k);
+  entry.stream_count = k;
+  entry.element_bytes = bytes;
+  entry.scalars = scalars_for(count, first);
+  entry.prologue = int(prologues_.size()) - 1;
+  entries_.push_back(entry);
+}
+
+// A strided layout in layouts_: the number of dimensions, then from the innermost out, for each
+// its size and the stride of every stream, in real numbers. Dimensions that all streams cross
+// without a jump are merged; -1 where a single dense run is left after all, as for channels_last.
+int64_t Batch::add_layout(const View* views, int count) {
+  const View& p = views[0];
+  struct Dim {
+    int64_t size;
+    std::array<int64_t, kMaxStreams> stride;
+  };
+  Dim dims[65];
+  int n = 0;
+  const int64_t width = p.complex ? 2 : 1;
+  for (int d = 0; d < p.ndim; ++d) {
+    if (p.shape[d] == 1) continue;
+    dims[n].size = p.shape[d];
+    for (int k = 0; k < count; ++k) dims[n].stride[k] = views[k].strides[d] * width;
+    ++n;
+  }
+  std::stable_sort(dims, dims + n,
+                   [](const Dim& a, const Dim& b) { return a.stride[0] < b.stride[0]; });
+  if (p.complex) {
+    std::move_backward(dims, dims + n, dims + n + 1);
+    dims[0].size = 2;
+    dims[0].stride.fill(1);
+    ++n;
+  }
+  int merged = 0;
+  for (int d = 1; d < n; ++d) {
+    bool joins = true;
+    for (int k = 0; k < count; ++k) {
+      joins &= dims[d].stride[k] == dims[merged].stride[k] * dims[merged].size;
+    }
+    if (joins) {
+      dims[merged].size *= dims[d].size;
+    } else {
+      dims[++merged] = dims[d];
+    }
+  }
+  n = n ? merged + 1 : 0;
+  const auto unit = [&](const Dim& d) {
+    return std::all_of(d.stride.begin(), d.stride.begin() + count, [](int64_t s) { return s == 1; });
+  };
+  if (n == 0 || (n == 1 && unit(dims[0]))) return -1;
+  const int64_t start = int64_t(layouts_.size());
+  layouts_.push_back(n);
+  for (int d = 0; d < n; ++d) {
+    layouts_.push_back(dims[d].size);
+    layouts_.insert(layouts_.end(), dims[d].stride.begin(), dims[d].stride.end());
+  }
+  return start;
+}
+
+// Parameters that share memory are updated one after the other, as torch's loop does. Sorting is
+// left out while the addresses stay what they were in the last step.
+bool Batch::parameters_overlap() {
+  if (extents_ != last_extents_) {
+    last_extents_ = extents_;
+    sorted_extents_ = extents_;
+    std::sort(sorted_extents_.begin(), sorted_extents_.end());
+    overlap_ = false;
+    char* end = nullptr;
+    for (const auto& [from, to] : sorted_extents_) {
+      overlap_ |= from < end && from != to;
+      end = std::max(end, to);
+    }
+  }
+  return overlap_;
+}
+
+void Batch::run(int threads) {
+  for (const StepCount& step : steps_) {
+    if (step.wide) {
+      *static_cast<double*>(step.at) = step.value;
+    } else {
+      *static_cast<float*>(step.at) = float(step.value);
+    }
+  }
+  ends_.clear();
+  int64_t total = 0;
+  for (const Entry& entry : entries_) ends_.push_back(total += entry.count);
+  if (total == 0) return;
+
+  // Equal shares of all elements, whatever tensors they are in; a share's ends are rounded within
+  // their tensor, and both neighbours round alike.
+  const auto share = [&](int64_t from, int64_t to) {
+    const auto rounded = [](int64_t offset, int64_t count) {
+      return std::min(count, (offset + kShareGrain - 1) / kShareGrain * kShareGrain);
+    };
+    size_t i = std::upper_bound(ends_.begin(), ends_.end(), from) - ends_.begin();
+    for (; i < entries_.size(); ++i) {
+      const Entry& entry = entries_[i];
+      const int64_t start = ends_[i] - entry.count;
+      if (start >= to) break;
+      const int64_t begin = from > start ? rounded(from - start, entry.count) : 0;
+      const int64_t end = to < ends_[i] ? rounded(to - start, entry.count) : entry.count;
+      if (begin < end) update(entry, begin, end);
+    }
+  };
+  const int64_t useful = std::max<int64_t>(1, total / kMinShare);
+  const int team = parameters_overlap() ? 1 : int(std::min<int64_t>(threads, useful));
+  if (team <= 1) return share(0, total);
+#pragma omp parallel num_threads(team)
+  {
+    const int64_t size = omp_get_num_threads();
+    const int64_t rank = omp_get_thread_num();
+    share(total * rank / size, total * (rank + 1) / size);
+  }
+}
+
+void Batch::update(const Entry& entry, int64_t begin, int64_t end) const {
+  if (entry.layout >= 0) return update_strided(entry, begin, end);
+  char* streams[kMaxStreams];
+  for (int k = 0; k < entry.stream_count; ++k) {
+    streams[k] = entry.streams[k] + begin * entry.element_bytes;
+  }
+  entry.kernel(streams, end - begin, scalars_[entry.scalars].data(), prologues_[entry.prologue]);
+}
+
+namespace {
+
+template <class T>
+void copy_strided(T* to, int64_t to_stride, const T* from, int64_t from_stride, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i * to_stride] = from[i * from_stride];
+}
+
+void copy_elements(char* to, int64_t to_stride, const char* from, int64_t from_stride,
+                   int64_t count, int bytes) {
+  const auto as = [&](auto type) {
+    using T = decltype(type);
+    copy_strided(reinterpret_cast<T*>(to), to_stride, reinterpret_cast<const T*>(from), from_stride,
+                 count);
+  };
+  if (bytes == 2) return as(uint16_t{});
+  if (bytes == 4) return as(uint32_t{});
+  return as(uint64_t{});
+}
+
+}  // namespace
+
+// A run that is long and contiguous in every stream is updated where it lies; anything else is
+// gathered into contiguous scratch, updated by the very same kernel, and scattered back.
+void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end) const {
+  const int64_t* layout = layouts_.data() + entry.layout;
+  const auto size = [&](int64_t d) { return layout[1 + d * (1 + kMaxStreams)]; };
+  const auto stride = [&](int64_t d, int k) { return layout[2 + d * (1 + kMaxStreams) + k]; };
+  const double* scalars = scalars_[entry.scalars].data();
+  const Prologue& prologue = prologues_[entry.prologue];
+  const int bytes = entry.element_bytes;
+
+  // Call visit(streams, offset, run) for each run of the innermost dimension in [from, to).
+  const auto walk = [&](int64_t from, int64_t to, const auto& visit) {
+    for (int64_t at = from, run; at < to; at += run) {
+      char* streams[kMaxStreams];
+      std::copy_n(entry.streams.begin(), entry.stream_count, streams);
+      int64_t rest = at;
+      for (int64_t d = 0; d < layout[0]; ++d) {
+        const int64_t index = rest % size(d);
+        rest /= size(d);
+        for (int k = 0; k < entry.stream_count; ++k) streams[k] += index * stride(d, k) * bytes;
+      }
+      run = std::min(size(0) - at % size(0), to - at);
+      visit(streams, at - from, run);
+    }
+  };
+
+  bool in_place = size(0) >= kMinRun;
+  for (int k = 0; k < entry.stream_count; ++k) in_place &= stride(0, k) == 1;
+  if (in_place) {
+    return walk(begin, end, [&](char** streams, int64_t, int64_t run) {
+      entry.kernel(streams, run, scalars, prologue);
+    });
+  }
+
+  alignas(64) char scratch[kMaxStreams][kGather * sizeof(double)];
+  char* gathered[kMaxStreams];
+  for (int k = 0; k < entry.stream_count; ++k) gathered[k] = scratch[k];
+  for (int64_t at = begin; at < end; at += kGather) {
+    const int64_t stop = std::min(at + kGather, end);
+    walk(at, stop, [&](char** streams, int64_t offset, int64_t run) {
+      for (int k = 0; k < entry.stream_count; ++k) {
+        copy_elements(scratch[k] + offset * bytes, 1, streams[k], stride(0, k), run, bytes);
+      }
+    });
+    entry.kernel(gathered, stop - at, scalars, prologue);
+    walk(at, stop, [&](char** streams, int64_t offset, int64_t run) {
+      for (int k = 0; k < entry.stream_count; ++k) {
+        if (k == 1 && !prologue.unscale) continue;  // gradients are only read
+        copy_elements(streams[k], stride(0, k), scratch[k] + offset * bytes, 1, run, bytes);
+      }
+    });
+  }
+}
+
+}  // namespace fastopt

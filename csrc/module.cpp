@@ -1,0 +1,99 @@
+// The binding: a table of contents of the compiled core.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <omp.h>
+
+#include "dispatch.h"
+#include "plan.h"
+#include "tensors.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+namespace fastopt {
+namespace {
+
+std::vector<std::string> names(const char* const* texts) {
+  std::vector<std::string> list;
+  for (; *texts; ++texts) list.emplace_back(*texts);
+  return list;
+}
+
+void register_rules(py::module_& m) {
+  m.def("rules", [] {
+    std::vector<std::string> known;
+    for (const Rule& rule : kernels().rules) known.emplace_back(rule.name);
+    return known;
+  });
+  m.def("hyper_names",
+        [](const std::string& rule) { return names(kernels().rules[find_rule(rule)].hyper); },
+        "rule"_a);
+  m.def("counts_steps",
+        [](const std::string& rule) { return kernels().rules[find_rule(rule)].counts_steps; },
+        "rule"_a);
+  m.def("state_names", state_names, "rule"_a, "group"_a);
+  m.def("scalars", scalars, "rule"_a, "group"_a, "step"_a, "first"_a = false);
+}
+
+void register_isa(py::module_& m) {
+  m.def("isa", [] { return kernels().isa; });
+  m.def("supported_isas", supported_isas);
+  m.def("select_isa", select_isa, "name"_a);
+  m.def("max_threads", [] { return omp_get_max_threads(); });
+  m.attr("compiler") = FASTOPT_COMPILER;
+}
+
+void register_step(py::module_& m) {
+  py::register_exception<Refused>(m, "Refused", PyExc_RuntimeError);
+  py::class_<Plan>(m, "Plan")
+      .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&,
+                    const std::string&>(),
+           "rule"_a, "groups"_a, "state"_a, "engine"_a, "first"_a)
+      .def("step", &Plan::step, "groups"_a, "state"_a, "threads"_a, "grad_scale"_a = py::none(),
+           "before"_a = py::none());
+  m.def("update", update, "rule"_a, "params"_a, "grads"_a, "states"_a, "steps"_a, "first"_a,
+        "hyper"_a, "maximize"_a, "grad_scale"_a, "threads"_a);
+}
+
+using Halves = py::array_t<uint16_t, py::array::c_style | py::array::forcecast>;
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+Dtype half_dtype(const std::string& name) {
+  if (name == "bfloat16") return Dtype::bfloat16;
+  if (name == "float16") return Dtype::float16;
+  throw std::invalid_argument("dtype is '" + name + "'; allowed: bfloat16, float16");
+}
+
+// Measuring and testing: not used by a step.
+void register_probes(py::module_& m) {
+  m.def("stream", stream, "reads"_a, "updates"_a, "threads"_a);
+  m.def("widen",
+        [](const std::string& dtype, const Halves& in) {
+          Floats out(in.size());
+          kernels().widen(half_dtype(dtype), in.data(), out.mutable_data(), in.size());
+          return out;
+        },
+        "dtype"_a, "values"_a);
+  m.def("narrow",
+        [](const std::string& dtype, const Floats& in) {
+          Halves out(in.size());
+          kernels().narrow(half_dtype(dtype), in.data(), out.mutable_data(), in.size());
+          return out;
+        },
+        "dtype"_a, "values"_a);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "fastopt's compiled core: rules, instruction sets, the step, and probes for tests.";
+  bind_torch();
+  register_rules(m);
+  register_isa(m);
+  register_step(m);
+  register_probes(m);
+}
+
+}  // namespace fastopt

@@ -1,0 +1,88 @@
+// The tensors of an optimizer's step: found once, checked for change and collected every step.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <deque>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine.h"
+
+namespace fastopt {
+
+// Where the tensors of each parameter are in `optimizer.state`, so that a step finds them without
+// hashing a tensor. Holds no Python reference to parameters or gradients: every pointer kept here
+// is compared with what the live containers hold before it is followed.
+class Plan {
+ public:
+  // `engine`: one byte per parameter over all groups, 1 where the engine updates it. `first`: one
+  // byte per parameter, 1 where its states exist but have never been written.
+  Plan(const std::string& rule, const pybind11::list& groups, const pybind11::dict& state,
+       const std::string& engine, const std::string& first);
+
+  // One step over all engine parameters that have a gradient. None when it is done; otherwise
+  // (index of a parameter or -1, reason), and no tensor has been changed. `before`, where given, is
+  // called once all is checked and nothing yet written: other backends' share of the step.
+  pybind11::object step(const pybind11::list& groups, const pybind11::dict& state, int threads,
+                        std::optional<double> grad_scale, const pybind11::object& before);
+
+ private:
+  struct Changed : std::runtime_error {
+    using std::runtime_error::runtime_error;
+  };
+  struct Item {  // one entry of a parameter's state dict
+    PyObject* key;
+    PyObject* value;
+    int role;  // index of the rule's state, kStep, or kOther
+  };
+  struct Slot {
+    PyObject* param;
+    bool engine;
+    bool first;
+    PyObject* state = nullptr;  // its dict in optimizer.state
+    std::vector<Item> items;
+  };
+  static constexpr int kStep = -1;
+  static constexpr int kOther = -2;
+
+  void check_state(const pybind11::dict& state) const;
+  void collect(const pybind11::list& groups, std::optional<double> grad_scale);
+  void collect_param(Slot& slot, PyObject* grad, int variant);
+
+  int rule_;
+  std::vector<std::vector<Slot>> groups_;
+  std::vector<std::pair<PyObject*, PyObject*>> state_;  // optimizer.state, in its order
+  std::deque<Handle> handles_;
+  Batch batch_;
+  // Filled during a step only. Another thread may run Python while the engine writes: what it
+  // writes to is held until it is done.
+  std::vector<pybind11::object> params_, held_;
+  std::vector<Slot*> updated_;
+  int index_ = -1;  // of the parameter being collected
+  bool running_ = false;
+};
+
+// The functional form: one pass over the given lists. Throws Refused before anything is written.
+void update(const std::string& rule, const pybind11::list& params, const pybind11::list& grads,
+            const std::vector<pybind11::list>& states, const pybind11::list& steps,
+            const std::string& first, const std::vector<double>& hyper, bool maximize,
+            std::optional<double> grad_scale, int threads);
+
+// The index of a rule in the registry; throws std::invalid_argument naming the known ones.
+int find_rule(const std::string& name);
+
+// The keys of the states that a group's hyperparameters ask for.
+std::vector<std::string> state_names(const std::string& rule, const pybind11::dict& group);
+
+// The scalars of one step, by name: what every backend multiplies with.
+pybind11::dict scalars(const std::string& rule, const pybind11::dict& group, double step,
+                       bool first);
+
+// The floor of a step's time: one pass over flat float32 tensors of one length that reads all of
+// them and writes `updates` back (their values are overwritten).
+void stream(const pybind11::list& reads, const pybind11::list& updates, int threads);
+
+}  // namespace fastopt

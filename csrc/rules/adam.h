@@ -1,0 +1,91 @@
+// Adam and AdamW: scalars, names, then the update with and without AMSGrad's running maximum.
+//
+// D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization" (2015); I. Loshchilov and
+// F. Hutter, "Decoupled weight decay regularization" (2019); S. Reddi, S. Kale and S. Kumar, "On
+// the convergence of Adam and beyond" (2018). The roundings are those of torch's `fused=True`.
+#pragma once
+
+#include <math.h>
+
+#include "rule.h"
+
+namespace fastopt::FASTOPT_ISA {
+namespace {
+
+struct AdamScalars {
+  double decay, weight_decay, lerp_weight, beta2, square_weight, bias_correction2_sqrt, step_size,
+      eps;
+};
+
+inline void adam_scalars(const double* h, double step, bool, double* out) {
+  enum { lr, beta1, beta2, eps, weight_decay, amsgrad, decoupled };
+  const bool adamw = h[decoupled] != 0;
+  const AdamScalars scalars = {
+      adamw ? 1 - h[lr] * h[weight_decay] : 1,
+      adamw ? 0 : h[weight_decay],
+      1 - h[beta1],
+      h[beta2],
+      1 - h[beta2],
+      ::sqrt(1 - ::pow(h[beta2], step)),
+      h[lr] / (1 - ::pow(h[beta1], step)),
+      h[eps],
+  };
+  __builtin_memcpy(out, &scalars, sizeof scalars);
+}
+
+constexpr Rule kAdam = {
+    "adam",
+    {"lr", "betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay"},
+    true,
+    2,
+    [](const double* h) { return int(h[5] != 0); },
+    {{"exp_avg", "exp_avg_sq"}, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+    adam_scalars,
+    {"decay", "weight_decay", "lerp_weight", "beta2", "square_weight", "bias_correction2_sqrt",
+     "step_size", "eps"},
+};
+
+template <bool kAmsgrad>
+struct Adam {
+  using Scalars = AdamScalars;
+  static constexpr int kStates = kAmsgrad ? 3 : 2;
+
+  template <class V>
+  struct Update {
+    V decay, weight_decay, lerp_weight, complement, beta2, square_weight, root, reciprocal_root,
+        step_size, eps;
+    bool decays, mostly_new;
+
+    explicit Update(const Scalars& s)
+        : decay(splat<V>(s.decay)),
+          weight_decay(splat<V>(s.weight_decay)),
+          lerp_weight(splat<V>(s.lerp_weight)),
+          complement(lerp_weight - splat<V>(1)),
+          beta2(splat<V>(s.beta2)),
+          square_weight(splat<V>(s.square_weight)),
+          root(splat<V>(s.bias_correction2_sqrt)),
+          reciprocal_root(splat<V>(1) / root),
+          step_size(splat<V>(s.step_size)),
+          eps(splat<V>(s.eps)),
+          decays(s.weight_decay != 0),
+          // torch.lerp starts from the nearer end, so that a weight of 1 gives it exactly.
+          mostly_new(!(lerp_weight[0] < 0.5f)) {}
+
+    void operator()(V& p, V g, V* state) const {
+      V& exp_avg = state[0];
+      V& exp_avg_sq = state[1];
+      p *= decay;  // exact for Adam: 1
+      if (decays) g = fma(weight_decay, p, g);
+      exp_avg = mostly_new ? fma(complement, g - exp_avg, g)
+                           : fma(lerp_weight, g - exp_avg, exp_avg);
+      exp_avg_sq = fma(square_weight * g, g, beta2 * exp_avg_sq);
+      V square = exp_avg_sq;
+      if constexpr (kAmsgrad) square = state[2] = maximum(state[2], exp_avg_sq);
+      const V denom = divide(sqrt(square), root, reciprocal_root) + eps;
+      p -= step_size * exp_avg / denom;
+    }
+  };
+};
+
+}  // namespace
+}  // namespace fastopt::FASTOPT_ISA

@@ -1,0 +1,83 @@
+// RMSprop: scalars, names, then the update, plain or centered, with and without momentum.
+//
+// G. Hinton, lecture 6e of "Neural networks for machine learning" (2012); centered: A. Graves,
+// "Generating sequences with recurrent neural networks" (2013). The roundings are those of torch's
+// for-loop but for its square root, which MKL rounds otherwise in rare last bits.
+#pragma once
+
+#include "rule.h"
+
+namespace fastopt::FASTOPT_ISA {
+namespace {
+
+struct RmspropScalars {
+  double lr, alpha, square_weight, eps, weight_decay, momentum;
+};
+
+inline void rmsprop_scalars(const double* h, double, bool, double* out) {
+  enum { lr, alpha, eps, weight_decay, momentum, centered };
+  const RmspropScalars scalars = {h[lr],  h[alpha],        1 - h[alpha],
+                                             h[eps], h[weight_decay], h[momentum]};
+  __builtin_memcpy(out, &scalars, sizeof scalars);
+}
+
+constexpr Rule kRmsprop = {
+    "rmsprop",
+    {"lr", "alpha", "eps", "weight_decay", "momentum", "centered"},
+    true,
+    4,
+    [](const double* h) { return int(h[4] > 0) + 2 * int(h[5] != 0); },
+    {{"square_avg"},
+     {"square_avg", "momentum_buffer"},
+     {"square_avg", "grad_avg"},
+     {"square_avg", "momentum_buffer", "grad_avg"}},
+    rmsprop_scalars,
+    {"lr", "alpha", "square_weight", "eps", "weight_decay", "momentum"},
+};
+
+template <bool kMomentum, bool kCentered>
+struct Rmsprop {
+  using Scalars = RmspropScalars;
+  static constexpr int kStates = 1 + kMomentum + kCentered;
+
+  template <class V>
+  struct Update {
+    V lr, alpha, square_weight, complement, eps, weight_decay, momentum;
+    bool decays, mostly_new;
+
+    explicit Update(const Scalars& s)
+        : lr(splat<V>(s.lr)),
+          alpha(splat<V>(s.alpha)),
+          square_weight(splat<V>(s.square_weight)),
+          complement(square_weight - splat<V>(1)),
+          eps(splat<V>(s.eps)),
+          weight_decay(splat<V>(s.weight_decay)),
+          momentum(splat<V>(s.momentum)),
+          decays(s.weight_decay != 0),
+          mostly_new(!(square_weight[0] < 0.5f)) {}
+
+    void operator()(V& p, V g, V* state) const {
+      V& square_avg = state[0];
+      if (decays) g = fma(weight_decay, p, g);
+      square_avg = fma(square_weight * g, g, alpha * square_avg);
+      V variance = square_avg;
+      if constexpr (kCentered) {
+        V& grad_avg = state[kStates - 1];
+        grad_avg = mostly_new ? fma(complement, g - grad_avg, g)
+                              : fma(square_weight, g - grad_avg, grad_avg);
+        variance = fma(-grad_avg, grad_avg, square_avg);
+      }
+      const V denom = sqrt(variance) + eps;
+      if constexpr (kMomentum) {
+        V& buffer = state[1];
+        buffer = momentum * buffer + g / denom;
+        p = fma(-lr, buffer, p);
+      } else {
+        p -= lr * g / denom;
+      }
+    }
+  };
+};
+
+}  // namespace
+}  // namespace fastopt::FASTOPT_ISA

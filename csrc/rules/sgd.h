@@ -1,0 +1,66 @@
+// SGD: scalars, names, then the update with and without a momentum buffer.
+//
+// Every rounding is that of torch's for-loop (`foreach=False`), whose results it reproduces bit for
+// bit in float32 and float64.
+#pragma once
+
+#include "rule.h"
+
+namespace fastopt::FASTOPT_ISA {
+namespace {
+
+struct SgdScalars {
+  double lr, momentum, grad_weight, weight_decay, nesterov, first;
+};
+
+inline void sgd_scalars(const double* h, double, bool first, double* out) {
+  enum { lr, momentum, dampening, weight_decay, nesterov };
+  const SgdScalars scalars = {h[lr],           h[momentum], 1 - h[dampening],
+                                         h[weight_decay], h[nesterov], double(first)};
+  __builtin_memcpy(out, &scalars, sizeof scalars);
+}
+
+constexpr Rule kSgd = {
+    "sgd",
+    {"lr", "momentum", "dampening", "weight_decay", "nesterov"},
+    false,
+    2,
+    [](const double* h) { return int(h[1] != 0); },
+    {{}, {"momentum_buffer"}},
+    sgd_scalars,
+    {"lr", "momentum", "grad_weight", "weight_decay", "nesterov", "first"},
+};
+
+template <bool kMomentum>
+struct Sgd {
+  using Scalars = SgdScalars;
+  static constexpr int kStates = kMomentum;
+
+  template <class V>
+  struct Update {
+    V minus_lr, momentum, grad_weight, weight_decay;
+    bool decays, nesterov, first;
+
+    explicit Update(const Scalars& s)
+        : minus_lr(splat<V>(-s.lr)),
+          momentum(splat<V>(s.momentum)),
+          grad_weight(splat<V>(s.grad_weight)),
+          weight_decay(splat<V>(s.weight_decay)),
+          decays(s.weight_decay != 0),
+          nesterov(s.nesterov != 0),
+          first(s.first != 0) {}
+
+    void operator()(V& p, V g, V* state) const {
+      if (decays) g = fma(weight_decay, p, g);
+      if constexpr (kMomentum) {
+        V& buffer = state[0];
+        buffer = first ? g : fma(grad_weight, g, momentum * buffer);
+        g = nesterov ? fma(momentum, buffer, g) : buffer;
+      }
+      p = fma(minus_lr, g, p);
+    }
+  };
+};
+
+}  // namespace
+}  // namespace fastopt::FASTOPT_ISA

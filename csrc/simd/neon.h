@@ -1,0 +1,22 @@
+// AArch64 NEON: 4 floats a vector; fused multiply-add, sqrt and float16 are all in the base set.
+#pragma once
+
+#include <arm_neon.h>
+
+namespace fastopt::FASTOPT_ISA {
+namespace {
+
+inline F32 fma(F32 a, F32 b, F32 c) {
+  return (F32)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+inline F64 fma(F64 a, F64 b, F64 c) {
+  return (F64)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+inline F32 sqrt(F32 x) { return (F32)vsqrtq_f32((float32x4_t)x); }
+inline F64 sqrt(F64 x) { return (F64)vsqrtq_f64((float64x2_t)x); }
+
+inline F32 widen(U16 x, float16) { return (F32)vcvt_f32_f16((float16x4_t)x); }
+inline U16 narrow(F32 x, float16) { return (U16)vcvt_f16_f32((float32x4_t)x); }
+
+}  // namespace
+}  // namespace fastopt::FASTOPT_ISA

@@ -1,0 +1,127 @@
+// Binding to torch, then reading one tensor, then words for messages.
+#include "tensors.h"
+
+#include FASTOPT_DLPACK_HEADER
+
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+namespace fastopt {
+namespace {
+
+const DLPackExchangeAPI* exchange = nullptr;
+PyTypeObject* tensor_type = nullptr;
+PyTypeObject* parameter_type = nullptr;
+PyGetSetDef* grad_property = nullptr;
+
+// The pending Python error as text, cleared.
+std::string take_python_error() {
+  py::error_already_set error;
+  return error.value() ? py::str(error.value()).cast<std::string>() : error.what();
+}
+
+}  // namespace
+
+void bind_torch() {
+  const py::object tensor = py::module_::import("torch").attr("Tensor");
+  const py::object parameter = py::module_::import("torch.nn").attr("Parameter");
+  if (!py::hasattr(tensor, "__dlpack_c_exchange_api__")) {
+    throw std::runtime_error("this torch does not publish its DLPack C exchange table");
+  }
+  const py::object capsule = tensor.attr("__dlpack_c_exchange_api__");
+  const auto* api = static_cast<const DLPackExchangeAPI*>(
+      PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  if (!api) throw py::error_already_set();
+  if (api->header.version.major != DLPACK_MAJOR_VERSION) {
+    throw std::runtime_error("this torch speaks DLPack " +
+                             std::to_string(api->header.version.major) + ", not " +
+                             std::to_string(DLPACK_MAJOR_VERSION));
+  }
+  // The property's C getter, called directly: the attribute look-up of a Parameter costs as much
+  // again as the getter itself, once per parameter and step.
+  const py::object grad = tensor.attr("grad");
+  if (Py_TYPE(grad.ptr()) != &PyGetSetDescr_Type) {
+    throw std::runtime_error("torch.Tensor.grad is no longer a C property");
+  }
+  grad_property = reinterpret_cast<PyGetSetDescrObject*>(grad.ptr())->d_getset;
+  tensor_type = reinterpret_cast<PyTypeObject*>(tensor.ptr());
+  parameter_type = reinterpret_cast<PyTypeObject*>(parameter.ptr());
+  exchange = api;
+}
+
+PyObject* grad_of(PyObject* param) {
+  PyObject* grad = grad_property->get(param, grad_property->closure);
+  if (!grad) throw py::error_already_set();
+  return grad;
+}
+
+View read(PyObject* tensor) {
+  PyTypeObject* type = Py_TYPE(tensor);
+  if (type != tensor_type && type != parameter_type) {
+    throw Refused(std::string("is a ") + type->tp_name +
+                  ", not a plain torch.Tensor or torch.nn.Parameter");
+  }
+  DLTensor t;
+  if (exchange->dltensor_from_py_object_no_sync(tensor, &t) != 0) throw Refused(take_python_error());
+  if (t.device.device_type != kDLCPU && t.device.device_type != kDLCUDAHost) {
+    throw Refused("is not on the CPU");
+  }
+  View view;
+  view.complex = t.dtype.code == kDLComplex;
+  const int bits = view.complex ? t.dtype.bits / 2 : t.dtype.bits;
+  const bool floating = t.dtype.code == kDLFloat || (view.complex && bits >= 32);
+  if (t.dtype.code == kDLBfloat && bits == 16) {
+    view.dtype = Dtype::bfloat16;
+  } else if (floating && bits == 32) {
+    view.dtype = Dtype::float32;
+  } else if (floating && bits == 64) {
+    view.dtype = Dtype::float64;
+  } else if (floating && bits == 16) {
+    view.dtype = Dtype::float16;
+  } else {
+    throw Refused(
+        "has a dtype other than float32, float64, bfloat16, float16, complex64 or complex128");
+  }
+  view.data = static_cast<char*>(t.data) + t.byte_offset;
+  view.ndim = t.ndim;
+  view.shape = t.shape;
+  view.strides = t.strides;
+  view.numel = 1;
+  for (int d = 0; d < t.ndim; ++d) view.numel *= t.shape[d];
+  return view;
+}
+
+void refuse_lazy_views(PyObject* tensor) {
+  for (const char* query : {"is_conj", "is_neg"}) {
+    if (py::handle(tensor).attr(query)().cast<bool>()) {
+      throw Refused(std::string("is a lazy view (") + query + "() is true)");
+    }
+  }
+}
+
+Handle::Handle(PyObject* tensor) {
+  DLManagedTensorVersioned* managed = nullptr;
+  // A tensor that cannot be held can still be read: the handle is only there for speed.
+  if (exchange->managed_tensor_from_py_object_no_sync(tensor, &managed) != 0) PyErr_Clear();
+  managed_ = managed;
+}
+
+Handle::~Handle() {
+  auto* managed = static_cast<DLManagedTensorVersioned*>(managed_);
+  if (managed && managed->deleter) managed->deleter(managed);
+}
+
+std::string describe_shape(const View& view) {
+  std::string text = "(";
+  for (int d = 0; d < view.ndim; ++d) text += (d ? ", " : "") + std::to_string(view.shape[d]);
+  return text + (view.ndim == 1 ? ",)" : ")");
+}
+
+const char* dtype_name(const View& view) {
+  static constexpr const char* kReal[kDtypes] = {"float32", "float64", "bfloat16", "float16"};
+  if (view.complex) return view.dtype == Dtype::float32 ? "complex64" : "complex128";
+  return kReal[int(view.dtype)];
+}
+
+}  // namespace fastopt

@@ -1,0 +1,63 @@
+// PyObject -> checked view of a CPU tensor's memory, through torch's DLPack C exchange table.
+#pragma once
+
+#include <Python.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "dtypes.h"
+
+namespace fastopt {
+
+// A tensor that the engine will not update, and why; nothing has been written when it is thrown.
+struct Refused : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Borrowed: valid while the tensor is alive and keeps its storage.
+struct View {
+  char* data;
+  int64_t numel;  // of the tensor's own elements
+  Dtype dtype;    // of the real numbers: a complex element is two of them
+  bool complex;
+  int ndim;
+  const int64_t* shape;
+  const int64_t* strides;  // in the tensor's own elements
+};
+
+// Find the exchange table and the types that may be read; once, when the module is imported.
+// Throws std::runtime_error where this torch does not publish the table.
+void bind_torch();
+
+// What `tensor` is in memory. Throws Refused for anything but a plain CPU tensor of a known dtype.
+View read(PyObject* tensor);
+
+// A new reference to tensor.grad: None, or a tensor.
+PyObject* grad_of(PyObject* param);
+
+// Throws Refused where the tensor is a lazy conjugate or negation, which its memory does not show.
+// Costs two Python calls, so only the layouts that can be such a view are asked.
+void refuse_lazy_views(PyObject* tensor);
+
+// An owning C++ handle on a tensor. While one exists, torch reads the tensor in 20 ns instead of
+// 46 (measured with 2.13): otherwise the Python object is its only owner and every borrowed read
+// pays for reference counting under the GIL.
+class Handle {
+ public:
+  explicit Handle(PyObject* tensor);
+  Handle(Handle&& other) noexcept : managed_(other.managed_) { other.managed_ = nullptr; }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+  Handle& operator=(Handle&&) = delete;
+  ~Handle();
+
+ private:
+  void* managed_;
+};
+
+std::string describe_shape(const View& view);
+const char* dtype_name(const View& view);
+
+}  // namespace fastopt

@@ -1,0 +1,28 @@
+"""Optimizer update steps at the speed of memory: a drop-in for torch.optim.
+
+    import fastopt
+    optimizer = fastopt.AdamW(model.parameters(), lr=1e-3)
+
+The optimizer classes, then explain(), which tells the path each parameter takes and why, then
+fastopt.functional: one fused pass over given lists, one function a rule.
+"""
+
+import torch  # before the core, which shares the OpenMP runtime that torch loads
+
+try:
+    from . import _core
+except ImportError as error:
+    raise ImportError(
+        f"fastopt's compiled core does not load here (torch {torch.__version__}): {error}. "
+        "It needs torch >= 2.10 and to have been built for this Python and this kind of "
+        "processor; reinstall both with `pip install --force-reinstall fastopt`"
+    ) from error
+
+from . import functional
+from .explain import explain
+from .optim import SGD, Adam, AdamW, RMSprop
+
+_core.isa()  # a wrong FASTOPT_ISA is reported here, not in the middle of training
+
+__version__ = "0.1.0"
+__all__ = ["SGD", "Adam", "AdamW", "RMSprop", "explain", "functional"]

@@ -1,0 +1,23 @@
+"""`python -m fastopt`: what was detected and chosen on this machine."""
+
+import platform
+
+import torch
+
+import fastopt
+from fastopt import _core
+from fastopt.plan import BACKENDS, backend_setting
+
+
+def main() -> None:
+    print(f"fastopt {fastopt.__version__}, core built with {_core.compiler}")
+    print(f"Python {platform.python_version()}, torch {torch.__version__}")
+    supported = ", ".join(_core.supported_isas())
+    print(f"instruction set: {_core.isa()} (this processor can run: {supported}; FASTOPT_ISA)")
+    print(f"threads: {torch.get_num_threads()} (torch.set_num_threads)")
+    print(f"backend: {backend_setting()} (one of {', '.join(BACKENDS)}; FASTOPT_BACKEND)")
+    print(f"rules: {', '.join(_core.rules())}")
+
+
+if __name__ == "__main__":
+    main()

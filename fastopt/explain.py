@@ -1,0 +1,75 @@
+"""explain(): which path each parameter of an optimizer takes, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from . import _core
+from .optim._fused import FusedStep
+from .plan import parameters, route
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Parameters that take the same path for the same reason."""
+
+    path: str
+    reason: str
+    device: str
+    dtype: str
+    tensors: int
+    elements: int
+
+    def __str__(self) -> str:
+        count = f"{self.tensors} tensor{'s' * (self.tensors != 1)}, {self.elements:,} elements"
+        return f"{self.path}: {count}, {self.dtype} on {self.device} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What explain() found; prints as one line a bucket."""
+
+    optimizer: str
+    buckets: tuple[Bucket, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.optimizer}:", *(f"  {bucket}" for bucket in self.buckets)])
+
+
+def explain(optimizer: torch.optim.Optimizer) -> Explanation:
+    """Tell, per bucket of parameters, which path the next `step()` takes and why.
+
+    Paths: "cpu" is fastopt's compiled engine, "torch" is torch's own step for that class. Nothing
+    is changed; what lies in a gradient (a sparse one, say) is judged by the gradients now present.
+
+    Args:
+        optimizer: any optimizer; one that is not fastopt's is explained as such.
+
+    Returns:
+        An :class:`Explanation`: `buckets`, in the order of the parameters; `str()` of it is text.
+
+    Raises:
+        RuntimeError: where the next step() would raise, with the same message.
+    """
+    counts: Counter[tuple[str, str, str, str]] = Counter()
+    elements: Counter[tuple[str, str, str, str]] = Counter()
+    if isinstance(optimizer, FusedStep):
+        routed = [
+            (param, route(optimizer, group, param, index))
+            for index, (group, param) in enumerate(parameters(optimizer))
+        ]
+        paths = [
+            (p, r.backend, r.reason or f"compiled engine, {_core.isa()}") for p, r in routed
+        ]
+    else:
+        reason = f"{type(optimizer).__module__}.{type(optimizer).__name__} is not fastopt's"
+        paths = [(p, "torch", reason) for g in optimizer.param_groups for p in g["params"]]
+    for param, path, reason in paths:
+        key = (path, reason, str(param.device), str(param.dtype).removeprefix("torch."))
+        counts[key] += 1
+        elements[key] += param.numel()
+    buckets = tuple(Bucket(*key, counts[key], elements[key]) for key in counts)
+    return Explanation(type(optimizer).__name__, buckets)

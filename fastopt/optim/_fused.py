@@ -1,0 +1,108 @@
+"""The step of every fastopt optimizer: who listens, the fused path, torch's own path, in this order.
+
+Each class is `class Adam(FusedStep, torch.optim.Adam)`: constructor, param groups, state_dict,
+hooks and pickling are torch's own and stay so; only what happens inside `step` is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from ..plan import Plan
+
+
+class FusedStep(torch.optim.Optimizer):
+    """Mixin before one of torch's optimizer classes: its update, done by fastopt's engine."""
+
+    _rule: ClassVar[str]
+    _plan: Plan | None = None
+    # GradScaler then hands over its scale and found_inf instead of unscaling in passes of its own.
+    _step_supports_amp_scaling = True
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: reevaluates the model and returns the loss (optional).
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            RuntimeError: a gradient or state does not fit its parameter; the message names the
+                parameter, and no tensor has been changed.
+        """
+        if torch.compiler.is_compiling():
+            return self._torch_step(closure)
+        # torch wraps step() to run hooks and to open a profiler range, which costs more than a
+        # small model's update. The same wrapper runs here whenever anybody listens; where a
+        # subclass overrides step(), torch has wrapped that one.
+        if type(self).step is FusedStep.step and (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        ):
+            return self._hooked_step(closure)
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it once more
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        own = self.__dict__  # GradScaler sets both around its call of step()
+        found_inf = own.get("found_inf")
+        if found_inf is not None and found_inf.item():
+            return loss
+        grad_scale = own.get("grad_scale")
+        if grad_scale is not None:
+            grad_scale = grad_scale.item()
+        plan = self._plan
+        if plan is None or not plan.step(self, grad_scale):
+            self._plan = None
+            plan = Plan(self)
+            plan.first_step(self, grad_scale)
+            if plan.lasting:
+                self._plan = plan
+        return loss
+
+    _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
+
+    def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """torch's own step, without the hooks around it."""
+        step = super().step.__func__  # type: ignore[attr-defined]
+        if getattr(step, "hooked", False):
+            step = step.__wrapped__
+        return step(self, closure)
+
+    def _torch_step_of(self, params: Iterable[torch.Tensor], grad_scale: float | None) -> None:
+        """torch's own step for these parameters only."""
+        chosen = {id(p) for p in params}
+        groups = self.param_groups
+        scaler = {k: self.__dict__.pop(k) for k in ("grad_scale", "found_inf") if k in self.__dict__}
+        self.param_groups = [
+            {**group, "params": [p for p in group["params"] if id(p) in chosen]} for group in groups
+        ]
+        try:
+            if grad_scale is not None:
+                for group in self.param_groups:
+                    for p in group["params"]:
+                        if p.grad is not None:
+                            p.grad.div_(grad_scale)
+            self._torch_step()
+        finally:
+            self.param_groups = groups
+            self.__dict__.update(scaler)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # Loaded state replaces tensors; the plan must not keep the old ones until the next step.
+        self._plan = None
