@@ -19,6 +19,8 @@ constexpr int64_t kShareGrain = 64;
 constexpr int64_t kGather = 256;
 // Shorter contiguous runs (rows of a narrow slice) are cheaper gathered than called one by one.
 constexpr int64_t kMinRun = 64;
+// Runs handed to a kernel at a time: 3 KB of stack, and setting up is amortised long before.
+constexpr int64_t kRunsPerCall = 64;
 
 bool same_shape(const View& a, const View& b) {
   return a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
@@ -40,17 +42,18 @@ int64_t span(const View& v) {
   return last;
 }
 
-// What is wrong with a tensor that the engine would write or read beside its parameter.
+bool fits(const View& v, const View& param) {
+  return v.dtype == param.dtype && v.complex == param.complex && same_shape(v, param);
+}
+
+// What is wrong with a tensor that does not fit its parameter.
 std::string mismatch(const View& v, const View& param) {
   if (!same_shape(v, param)) {
     return "has shape " + describe_shape(v) + ", the parameter " + describe_shape(param) +
            "; they must be equal";
   }
-  if (v.dtype != param.dtype || v.complex != param.complex) {
-    return std::string("has dtype ") + dtype_name(v) + ", the parameter " + dtype_name(param) +
-           "; they must be equal";
-  }
-  return {};
+  return std::string("has dtype ") + dtype_name(v) + ", the parameter " + dtype_name(param) +
+         "; they must be equal";
 }
 
 // Expanded memory: several elements in one place, which an update would hit several times.
@@ -101,14 +104,14 @@ void Batch::add(PyObject* param, PyObject* grad, PyObject* const* states, PyObje
   for (; k < 2 || names[k - 2]; ++k) {
     PyObject* tensor = k == 0 ? param : k == 1 ? grad : states[k - 2];
     try {
-      views[k] = read(tensor);
+      read(tensor, &views[k]);
       const bool run = contiguous(views[k]);
       flat &= run;
       if (!run || views[k].complex || views[k].numel == 1) refuse_lazy_views(tensor);
     } catch (const Refused& refused) {
       refuse(refused.what());
     }
-    if (const std::string why = mismatch(views[k], views[0]); !why.empty()) refuse(why);
+    if (!fits(views[k], views[0])) refuse(mismatch(views[k], views[0]));
     if (k != 1 && overlaps_itself(views[k])) {
       refuse("is expanded (unsupported operation: more than one element refers to a single memory "
              "location); clone() it first");
@@ -119,7 +122,7 @@ void Batch::add(PyObject* param, PyObject* grad, PyObject* const* states, PyObje
   if (step) {
     View at;
     try {
-      at = read(step);
+      read(step, &at);
     } catch (const Refused& refused) {
       throw Refused(std::string("its state 'step' ") + refused.what());
     }
@@ -138,16 +141,15 @@ void Batch::add(PyObject* param, PyObject* grad, PyObject* const* states, PyObje
   const int bytes = kElementBytes[int(p.dtype)];
   extents_.emplace_back(p.data, p.numel ? p.data + (span(p) + 1) * reals * bytes : p.data);
   if (p.numel == 0) return;
-  Entry entry;
+  Entry& entry = entries_.emplace_back();
   entry.kernel = kernels_->update[rule_][variant_][int(p.dtype)];
-  for (int s = 0; s < k; ++s) entry.streams[s] = views[s].data;
-  entry.count = p.numel * reals;
+  for (int s = 0; s < k; ++s) entry.run.streams[s] = views[s].data;
+  entry.run.count = p.numel * reals;
   entry.layout = flat ? -1 : add_layout(views, k);
   entry.stream_count = k;
   entry.element_bytes = bytes;
   entry.scalars = scalars_for(count, first);
   entry.prologue = int(prologues_.size()) - 1;
-  entries_.push_back(entry);
 }
 
 // A strided layout in layouts_: the number of dimensions, then from the innermost out, for each
@@ -229,25 +231,7 @@ void Batch::run(int threads) {
   }
   ends_.clear();
   int64_t total = 0;
-  for (const Entry& entry : entries_) ends_.push_back(total += entry.count);
-  if (total == 0) return;
-
-  // Equal shares of all elements, whatever tensors they are in; a share's ends are rounded within
-  // their tensor, and both neighbours round alike.
-  const auto share = [&](int64_t from, int64_t to) {
-    const auto rounded = [](int64_t offset, int64_t count) {
-      return std::min(count, (offset + kShareGrain - 1) / kShareGrain * kShareGrain);
-    };
-    size_t i = std::upper_bound(ends_.begin(), ends_.end(), from) - ends_.begin();
-    for (; i < entries_.size(); ++i) {
-      const Entry& entry = entries_[i];
-      const int64_t start = ends_[i] - entry.count;
-      if (start >= to) break;
-      const int64_t begin = from > start ? rounded(from - start, entry.count) : 0;
-      const int64_t end = to < ends_[i] ? rounded(to - start, entry.count) : entry.count;
-      if (begin < end) update(entry, begin, end);
-    }
-  };
+  for (const Entry& entry : entries_) ends_.push_back(total += entry.run.count);
   const int64_t useful = std::max<int64_t>(1, total / kMinShare);
   const int team = parameters_overlap() ? 1 : int(std::min<int64_t>(threads, useful));
   if (team <= 1) return share(0, total);
@@ -259,13 +243,48 @@ void Batch::run(int threads) {
   }
 }
 
-void Batch::update(const Entry& entry, int64_t begin, int64_t end) const {
-  if (entry.layout >= 0) return update_strided(entry, begin, end);
-  char* streams[kMaxStreams];
-  for (int k = 0; k < entry.stream_count; ++k) {
-    streams[k] = entry.streams[k] + begin * entry.element_bytes;
+// The elements [from, to) of the batch, whatever tensors they are in. A share's ends are rounded
+// within their tensor, and both neighbours round alike.
+void Batch::share(int64_t from, int64_t to) const {
+  const auto rounded = [](int64_t offset, int64_t count) {
+    return std::min(count, (offset + kShareGrain - 1) / kShareGrain * kShareGrain);
+  };
+  // Runs with one kernel and one set of scalars go into one call.
+  Run runs[kRunsPerCall];
+  int64_t pending = 0;
+  const Entry* of = nullptr;
+  const auto flush = [&] {
+    if (pending) {
+      of->kernel(runs, pending, scalars_[of->scalars].data(), prologues_[of->prologue]);
+    }
+    pending = 0;
+  };
+  size_t i = std::upper_bound(ends_.begin(), ends_.end(), from) - ends_.begin();
+  for (; i < entries_.size(); ++i) {
+    const Entry& entry = entries_[i];
+    const int64_t start = ends_[i] - entry.run.count;
+    if (start >= to) break;
+    const int64_t begin = from > start ? rounded(from - start, entry.run.count) : 0;
+    const int64_t end = to < ends_[i] ? rounded(to - start, entry.run.count) : entry.run.count;
+    if (begin >= end) continue;
+    if (entry.layout >= 0) {
+      flush();
+      update_strided(entry, begin, end);
+      continue;
+    }
+    if (pending == kRunsPerCall || (pending && (entry.kernel != of->kernel ||
+                                                entry.scalars != of->scalars ||
+                                                entry.prologue != of->prologue))) {
+      flush();
+    }
+    of = &entry;
+    Run& run = runs[pending++];
+    for (int k = 0; k < entry.stream_count; ++k) {
+      run.streams[k] = entry.run.streams[k] + begin * entry.element_bytes;
+    }
+    run.count = end - begin;
   }
-  entry.kernel(streams, end - begin, scalars_[entry.scalars].data(), prologues_[entry.prologue]);
+  flush();
 }
 
 namespace {
@@ -299,45 +318,50 @@ void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end) const
   const Prologue& prologue = prologues_[entry.prologue];
   const int bytes = entry.element_bytes;
 
-  // Call visit(streams, offset, run) for each run of the innermost dimension in [from, to).
+  // Call visit(run, offset) for each run of the innermost dimension in [from, to).
   const auto walk = [&](int64_t from, int64_t to, const auto& visit) {
-    for (int64_t at = from, run; at < to; at += run) {
-      char* streams[kMaxStreams];
-      std::copy_n(entry.streams.begin(), entry.stream_count, streams);
+    for (int64_t at = from; at < to;) {
+      Run run = entry.run;
       int64_t rest = at;
       for (int64_t d = 0; d < layout[0]; ++d) {
         const int64_t index = rest % size(d);
         rest /= size(d);
-        for (int k = 0; k < entry.stream_count; ++k) streams[k] += index * stride(d, k) * bytes;
+        for (int k = 0; k < entry.stream_count; ++k) {
+          run.streams[k] += index * stride(d, k) * bytes;
+        }
       }
-      run = std::min(size(0) - at % size(0), to - at);
-      visit(streams, at - from, run);
+      run.count = std::min(size(0) - at % size(0), to - at);
+      visit(run, at - from);
+      at += run.count;
     }
   };
 
   bool in_place = size(0) >= kMinRun;
   for (int k = 0; k < entry.stream_count; ++k) in_place &= stride(0, k) == 1;
   if (in_place) {
-    return walk(begin, end, [&](char** streams, int64_t, int64_t run) {
-      entry.kernel(streams, run, scalars, prologue);
+    return walk(begin, end, [&](const Run& run, int64_t) {
+      entry.kernel(&run, 1, scalars, prologue);
     });
   }
 
   alignas(64) char scratch[kMaxStreams][kGather * sizeof(double)];
-  char* gathered[kMaxStreams];
-  for (int k = 0; k < entry.stream_count; ++k) gathered[k] = scratch[k];
+  Run gathered;
+  for (int k = 0; k < entry.stream_count; ++k) gathered.streams[k] = scratch[k];
   for (int64_t at = begin; at < end; at += kGather) {
     const int64_t stop = std::min(at + kGather, end);
-    walk(at, stop, [&](char** streams, int64_t offset, int64_t run) {
+    gathered.count = stop - at;
+    walk(at, stop, [&](const Run& run, int64_t offset) {
       for (int k = 0; k < entry.stream_count; ++k) {
-        copy_elements(scratch[k] + offset * bytes, 1, streams[k], stride(0, k), run, bytes);
+        copy_elements(scratch[k] + offset * bytes, 1, run.streams[k], stride(0, k), run.count,
+                      bytes);
       }
     });
-    entry.kernel(gathered, stop - at, scalars, prologue);
-    walk(at, stop, [&](char** streams, int64_t offset, int64_t run) {
+    entry.kernel(&gathered, 1, scalars, prologue);
+    walk(at, stop, [&](const Run& run, int64_t offset) {
       for (int k = 0; k < entry.stream_count; ++k) {
         if (k == 1 && !prologue.unscale) continue;  // gradients are only read
-        copy_elements(streams[k], stride(0, k), scratch[k] + offset * bytes, 1, run, bytes);
+        copy_elements(run.streams[k], stride(0, k), scratch[k] + offset * bytes, 1, run.count,
+                      bytes);
       }
     });
   }

@@ -35,8 +35,7 @@ class Batch {
  private:
   struct Entry {
     Kernel kernel;
-    std::array<char*, kMaxStreams> streams;
-    int64_t count;   // real numbers
+    Run run;         // all of it, in real numbers
     int64_t layout;  // where its strided layout starts in layouts_, or -1: one contiguous run
     int stream_count;
     int element_bytes;
@@ -52,7 +51,7 @@ class Batch {
   int64_t add_layout(const View* views, int count);
   int scalars_for(double step, bool first);
   bool parameters_overlap();
-  void update(const Entry& entry, int64_t begin, int64_t end) const;
+  void share(int64_t from, int64_t to) const;
   void update_strided(const Entry& entry, int64_t begin, int64_t end) const;
 
   std::vector<Entry> entries_;

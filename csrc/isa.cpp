@@ -32,22 +32,21 @@ inline void apply(const Lanes& lanes, char* const* streams, int64_t i, const Upd
 // The terms that an option switches (weight decay, nesterov, unscaling, ...) are branches on loop
 // invariants: always predicted, and hidden behind memory. Only what adds a stream is a template.
 template <class E, class Variant>
-void kernel(char* const* streams, int64_t count, const double* scalars, const Prologue& prologue) {
+void kernel(const Run* runs, int64_t run_count, const double* scalars, const Prologue& prologue) {
   typename Variant::Scalars s;
   __builtin_memcpy(&s, scalars, sizeof s);
   const typename Variant::template Update<Compute<E>> update(s);
   const Prologue constant = prologue;
   const Compute<E> grad_scale = splat<Compute<E>>(prologue.grad_scale);
-  char* local[kMaxStreams];
-  for (int k = 0; k < 2 + Variant::kStates; ++k) local[k] = streams[k];
-
-  constexpr int64_t kStep = kLanes<E>;
-  int64_t i = 0;
-  for (; i + kStep <= count; i += kStep) {
-    apply<E, Variant>(Full{}, local, i, update, constant, grad_scale);
-  }
-  if (i < count) {
-    apply<E, Variant>(Partial{count - i}, local, i, update, constant, grad_scale);
+  for (const Run* run = runs; run < runs + run_count; ++run) {
+    const Run local = *run;
+    int64_t i = 0;
+    for (; i + kLanes<E> <= local.count; i += kLanes<E>) {
+      apply<E, Variant>(Full{}, local.streams, i, update, constant, grad_scale);
+    }
+    if (i < local.count) {
+      apply<E, Variant>(Partial{local.count - i}, local.streams, i, update, constant, grad_scale);
+    }
   }
 }
 

@@ -18,9 +18,15 @@ struct Prologue {
   double grad_scale = 1;
 };
 
-// Update `count` elements: streams[0] is the parameter, [1] the gradient, the rest the states in
-// the rule's order, each contiguous and with any alignment.
-using Kernel = void (*)(char* const* streams, int64_t count, const double* scalars,
+// Elements to update: streams[0] is the parameter, [1] the gradient, the rest the states in the
+// rule's order, each contiguous and with any alignment.
+struct Run {
+  char* streams[kMaxStreams];
+  int64_t count;
+};
+
+// Many runs a call: setting up the scalars costs as much as updating a small tensor.
+using Kernel = void (*)(const Run* runs, int64_t run_count, const double* scalars,
                         const Prologue& prologue);
 
 struct Kernels {

@@ -48,9 +48,16 @@ PyObject* get(PyObject* dict, PyObject* key) {
 
 double number(PyObject* value) {
   if (PyFloat_CheckExact(value)) return PyFloat_AS_DOUBLE(value);
-  // A tensor's item() says nothing of the gradient that float(tensor) would warn about.
-  if (py::hasattr(value, "item")) return py::handle(value).attr("item")().cast<double>();
-  const double x = PyFloat_AsDouble(value);
+  // A tensor is asked by item(): float(tensor) warns where it requires a gradient. Numbers come
+  // before it, since a failing look-up of an attribute costs more than all the rest of a group.
+  double x;
+  if (PyLong_Check(value)) {
+    x = PyLong_AsDouble(value);
+  } else if (py::hasattr(value, "item")) {
+    return py::handle(value).attr("item")().cast<double>();
+  } else {
+    x = PyFloat_AsDouble(value);
+  }
   if (x == -1.0 && PyErr_Occurred()) throw py::error_already_set();
   return x;
 }
@@ -84,12 +91,10 @@ bool is_true(PyObject* value) {
 }
 
 // Tell autograd of the coming write, as every in-place operation of torch does.
-void increment_versions(const std::vector<py::object>& params) {
+void increment_versions(const py::list& params) {
   static const py::handle increment =
       py::object(py::module_::import("torch.autograd.graph").attr("increment_version")).release();
-  py::list list(params.size());
-  for (size_t i = 0; i < params.size(); ++i) list[i] = params[i];
-  increment(list);
+  increment(params);
 }
 
 }  // namespace
@@ -128,6 +133,7 @@ Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& stat
       const auto found = state_of.find(slot.param);
       if (!slot.engine || found == state_of.end() || !PyDict_Check(found->second)) continue;
       slot.state = found->second;
+      slot.first_item = items_.size();
       for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(slot.state)) {
         int role = kOther;
         const auto is = [&](PyObject* name) {
@@ -137,9 +143,10 @@ Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& stat
         for (size_t i = 0; i < names.size(); ++i) {
           if (is(names[i])) role = int(i);
         }
-        slot.items.push_back({key.ptr(), value.ptr(), role});
+        items_.push_back({key.ptr(), value.ptr(), role});
         if (role != kOther && value.ptr() != Py_None) handles_.emplace_back(value.ptr());
       }
+      slot.items = items_.size() - slot.first_item;
     }
   }
 }
@@ -162,16 +169,16 @@ void Plan::collect_param(Slot& slot, PyObject* grad, int variant) {
   if (slot.state) {
     Py_ssize_t position = 0;
     PyObject *key, *value;
-    size_t i = 0;
-    for (; PyDict_Next(slot.state, &position, &key, &value); ++i) {
-      if (i >= slot.items.size() || key != slot.items[i].key || value != slot.items[i].value) {
+    const Item* item = items_.data() + slot.first_item;
+    const Item* const end = item + slot.items;
+    for (; PyDict_Next(slot.state, &position, &key, &value); ++item) {
+      if (item == end || key != item->key || value != item->value) {
         throw Changed("its state has changed");
       }
-      const int role = slot.items[i].role;
-      if (role == kStep) step = value;
-      if (role >= 0) states[role] = value;
+      if (item->role == kStep) step = value;
+      if (item->role >= 0) states[item->role] = value;
     }
-    if (i != slot.items.size()) throw Changed("its state has changed");
+    if (item != end) throw Changed("its state has changed");
   }
   const Rule& rule = kernels().rules[rule_];
   if (rule.counts_steps && !step) throw Changed("it has no state 'step'");
@@ -182,8 +189,6 @@ void Plan::collect_param(Slot& slot, PyObject* grad, int variant) {
     }
   }
   batch_.add(slot.param, grad, states, rule.counts_steps ? step : nullptr, slot.first);
-  for (int k = 0; names[k]; ++k) held_.push_back(py::reinterpret_borrow<py::object>(states[k]));
-  if (step) held_.push_back(py::reinterpret_borrow<py::object>(step));
 }
 
 void Plan::collect(const py::list& groups, std::optional<double> grad_scale) {
@@ -217,8 +222,7 @@ void Plan::collect(const py::list& groups, std::optional<double> grad_scale) {
       if (grad.is_none()) continue;
       collect_param(slot, grad.ptr(), hyper.variant);
       updated_.push_back(&slot);
-      params_.push_back(py::reinterpret_borrow<py::object>(slot.param));
-      held_.push_back(std::move(grad));
+      grads_.push_back(std::move(grad));
     }
   }
   index_ = -1;
@@ -231,8 +235,7 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
     Plan& plan;
     explicit Running(Plan& p) : plan(p) { plan.running_ = true; }
     ~Running() {
-      plan.held_.clear();
-      plan.params_.clear();
+      plan.grads_.clear();
       plan.updated_.clear();
       plan.running_ = false;
     }
@@ -248,7 +251,11 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
   }
   if (!before.is_none()) before();
   if (updated_.empty()) return py::none();
-  increment_versions(params_);
+  py::list params(updated_.size());  // also keeps them while other threads run Python
+  for (size_t i = 0; i < updated_.size(); ++i) {
+    PyList_SET_ITEM(params.ptr(), Py_ssize_t(i), Py_NewRef(updated_[i]->param));
+  }
+  increment_versions(params);
   {
     py::gil_scoped_release unlocked;
     batch_.run(threads);
@@ -274,7 +281,6 @@ void update(const std::string& rule_name, const py::list& params, const py::list
   Batch batch;
   batch.clear();
   batch.set_group(rule, h.variant, h.values, prologue);
-  std::vector<py::object> held;
   for (size_t i = 0; i < params.size(); ++i) {
     PyObject* of_param[kMaxStates] = {};
     for (size_t k = 0; k < states.size() && k < kMaxStates; ++k) {
@@ -288,10 +294,9 @@ void update(const std::string& rule_name, const py::list& params, const py::list
     } catch (const Refused& refused) {
       throw Refused("params[" + std::to_string(i) + "]: " + refused.what());
     }
-    held.push_back(params[i]);
   }
-  if (held.empty()) return;
-  increment_versions(held);
+  if (params.empty()) return;
+  increment_versions(params);
   py::gil_scoped_release unlocked;
   batch.run(threads);
 }
@@ -319,7 +324,8 @@ void stream(const py::list& reads, const py::list& updates, int threads) {
   int64_t count = -1;
   for (const py::list& list : {updates, reads}) {
     for (const py::handle tensor : list) {
-      const View view = read(tensor.ptr());
+      View view;
+      read(tensor.ptr(), &view);
       if (view.dtype != Dtype::float32 || view.ndim != 1 || view.strides[0] != 1 ||
           (count >= 0 && view.numel != count)) {
         throw std::invalid_argument("stream() takes flat contiguous float32 tensors of one length");

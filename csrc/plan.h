@@ -43,7 +43,8 @@ class Plan {
     bool engine;
     bool first;
     PyObject* state = nullptr;  // its dict in optimizer.state
-    std::vector<Item> items;
+    size_t first_item = 0;      // in items_
+    size_t items = 0;
   };
   static constexpr int kStep = -1;
   static constexpr int kOther = -2;
@@ -54,12 +55,13 @@ class Plan {
 
   int rule_;
   std::vector<std::vector<Slot>> groups_;
+  std::vector<Item> items_;  // of all slots, in one piece: a vector each would be a cache miss each
   std::vector<std::pair<PyObject*, PyObject*>> state_;  // optimizer.state, in its order
   std::deque<Handle> handles_;
   Batch batch_;
-  // Filled during a step only. Another thread may run Python while the engine writes: what it
-  // writes to is held until it is done.
-  std::vector<pybind11::object> params_, held_;
+  // Filled during a step only. Gradients are held while the engine reads them, for another thread
+  // may run Python then.
+  std::vector<pybind11::object> grads_;
   std::vector<Slot*> updated_;
   int index_ = -1;  // of the parameter being collected
   bool running_ = false;

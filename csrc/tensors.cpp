@@ -56,7 +56,7 @@ PyObject* grad_of(PyObject* param) {
   return grad;
 }
 
-View read(PyObject* tensor) {
+void read(PyObject* tensor, View* view) {
   PyTypeObject* type = Py_TYPE(tensor);
   if (type != tensor_type && type != parameter_type) {
     throw Refused(std::string("is a ") + type->tp_name +
@@ -67,29 +67,27 @@ View read(PyObject* tensor) {
   if (t.device.device_type != kDLCPU && t.device.device_type != kDLCUDAHost) {
     throw Refused("is not on the CPU");
   }
-  View view;
-  view.complex = t.dtype.code == kDLComplex;
-  const int bits = view.complex ? t.dtype.bits / 2 : t.dtype.bits;
-  const bool floating = t.dtype.code == kDLFloat || (view.complex && bits >= 32);
-  if (t.dtype.code == kDLBfloat && bits == 16) {
-    view.dtype = Dtype::bfloat16;
-  } else if (floating && bits == 32) {
-    view.dtype = Dtype::float32;
+  view->complex = t.dtype.code == kDLComplex;
+  const int bits = view->complex ? t.dtype.bits / 2 : t.dtype.bits;
+  const bool floating = t.dtype.code == kDLFloat || (view->complex && bits >= 32);
+  if (floating && bits == 32) {
+    view->dtype = Dtype::float32;
+  } else if (t.dtype.code == kDLBfloat && bits == 16) {
+    view->dtype = Dtype::bfloat16;
   } else if (floating && bits == 64) {
-    view.dtype = Dtype::float64;
+    view->dtype = Dtype::float64;
   } else if (floating && bits == 16) {
-    view.dtype = Dtype::float16;
+    view->dtype = Dtype::float16;
   } else {
     throw Refused(
         "has a dtype other than float32, float64, bfloat16, float16, complex64 or complex128");
   }
-  view.data = static_cast<char*>(t.data) + t.byte_offset;
-  view.ndim = t.ndim;
-  view.shape = t.shape;
-  view.strides = t.strides;
-  view.numel = 1;
-  for (int d = 0; d < t.ndim; ++d) view.numel *= t.shape[d];
-  return view;
+  view->data = static_cast<char*>(t.data) + t.byte_offset;
+  view->ndim = t.ndim;
+  view->shape = t.shape;
+  view->strides = t.strides;
+  view->numel = 1;
+  for (int d = 0; d < t.ndim; ++d) view->numel *= t.shape[d];
 }
 
 void refuse_lazy_views(PyObject* tensor) {

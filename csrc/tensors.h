@@ -32,7 +32,7 @@ struct View {
 void bind_torch();
 
 // What `tensor` is in memory. Throws Refused for anything but a plain CPU tensor of a known dtype.
-View read(PyObject* tensor);
+void read(PyObject* tensor, View* view);
 
 // A new reference to tensor.grad: None, or a tensor.
 PyObject* grad_of(PyObject* param);

@@ -1,0 +1,50 @@
+# Every target sets up what it needs in .venv: `make test`, `make demo`, `make bench`, `make lint`.
+#
+#   PYTHON  the interpreter to build for                  (default: python3)
+#   TORCH   the torch to install, any from 2.10 on        (default: the one the results come from)
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
+
+.PHONY: test demo bench lint format clean
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m examples.demo $(ARGS)
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks cpu $(ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h)
+	$(BIN)/mypy
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h)
+
+$(VENV)/.torch: Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	touch $@
+
+# An editable install: the packages beside fastopt/ (benchmarks, examples, tests) run from the tree.
+$(VENV)/.test $(VENV)/.demo $(VENV)/.bench: $(VENV)/.%: $(VENV)/.torch $(SOURCES)
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable ".[lint]"
+	touch $@
+
+clean:
+	rm -rf build $(VENV)
