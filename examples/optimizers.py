@@ -32,10 +32,10 @@ class Choice(NamedTuple):
 
 
 OPTIMIZERS = {
-    "sgd": Choice("SGD", {"lr": 0.02, "momentum": 0.9}),
-    "adam": Choice("Adam", {"lr": 3e-3}),
-    "adamw": Choice("AdamW", {"lr": 3e-3}),
-    "rmsprop": Choice("RMSprop", {"lr": 1e-3}),
+    "sgd": Choice("SGD", {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-4}),
+    "adam": Choice("Adam", {"lr": 3e-3, "weight_decay": 1e-4}),
+    "adamw": Choice("AdamW", {"lr": 3e-3, "weight_decay": 1e-2}),
+    "rmsprop": Choice("RMSprop", {"lr": 1e-3, "weight_decay": 1e-4}),
 }
 
 # Each takes the optimizer and the number of steps of the whole training, and is stepped per batch.

@@ -61,8 +61,14 @@ def parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help=f"train on {QUICK_IMAGES} images only")
 
     add = result.add_argument_group("optimizer arguments, for every optimizer").add_argument
-    rates = ", ".join(f"{name} {choice.arguments['lr']}" for name, choice in OPTIMIZERS.items())
-    add("--lr", type=float, default=absent, help=f"learning rate (default: {rates})")
+
+    def defaults(argument: str) -> str:
+        of = ", ".join(
+            f"{name} {choice.arguments[argument]}" for name, choice in OPTIMIZERS.items()
+        )
+        return f"(default: {of})"
+
+    add("--lr", type=float, default=absent, help=f"learning rate {defaults('lr')}")
     add(
         "--l2",
         dest="weight_decay",
@@ -70,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=absent,
         help="L2 penalty, torch's weight_decay; adamw takes it as its decoupled weight decay "
-        "(default: torch's: 0, for adamw 0.01)",
+        + defaults("weight_decay"),
     )
     add("--schedule", choices=list(SCHEDULES), default="cosine", help="learning-rate schedule")
     add(
