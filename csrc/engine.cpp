@@ -112,9 +112,11 @@ void Batch::add(PyObject* param, PyObject* grad, PyObject* const* states, PyObje
       refuse(refused.what());
     }
     if (!fits(views[k], views[0])) refuse(mismatch(views[k], views[0]));
-    if (k != 1 && overlaps_itself(views[k])) {
-      refuse("is expanded (unsupported operation: more than one element refers to a single memory "
-             "location); clone() it first");
+    const bool written = k != 1 || prologues_.back().unscale;
+    if (written && overlaps_itself(views[k])) {
+      refuse(
+          "is expanded (unsupported operation: more than one element refers to a single memory "
+          "location); clone() it first");
     }
   }
 
@@ -192,7 +194,8 @@ int64_t Batch::add_layout(const View* views, int count) {
   }
   n = n ? merged + 1 : 0;
   const auto unit = [&](const Dim& d) {
-    return std::all_of(d.stride.begin(), d.stride.begin() + count, [](int64_t s) { return s == 1; });
+    return std::all_of(d.stride.begin(), d.stride.begin() + count,
+                       [](int64_t s) { return s == 1; });
   };
   if (n == 0 || (n == 1 && unit(dims[0]))) return -1;
   const int64_t start = int64_t(layouts_.size());
@@ -272,9 +275,9 @@ void Batch::share(int64_t from, int64_t to) const {
       update_strided(entry, begin, end);
       continue;
     }
-    if (pending == kRunsPerCall || (pending && (entry.kernel != of->kernel ||
-                                                entry.scalars != of->scalars ||
-                                                entry.prologue != of->prologue))) {
+    if (pending == kRunsPerCall ||
+        (pending && (entry.kernel != of->kernel || entry.scalars != of->scalars ||
+                     entry.prologue != of->prologue))) {
       flush();
     }
     of = &entry;
@@ -339,9 +342,8 @@ void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end) const
   bool in_place = size(0) >= kMinRun;
   for (int k = 0; k < entry.stream_count; ++k) in_place &= stride(0, k) == 1;
   if (in_place) {
-    return walk(begin, end, [&](const Run& run, int64_t) {
-      entry.kernel(&run, 1, scalars, prologue);
-    });
+    return walk(begin, end,
+                [&](const Run& run, int64_t) { entry.kernel(&run, 1, scalars, prologue); });
   }
 
   alignas(64) char scratch[kMaxStreams][kGather * sizeof(double)];

@@ -27,12 +27,14 @@ void register_rules(py::module_& m) {
     for (const Rule& rule : kernels().rules) known.emplace_back(rule.name);
     return known;
   });
-  m.def("hyper_names",
-        [](const std::string& rule) { return names(kernels().rules[find_rule(rule)].hyper); },
-        "rule"_a);
-  m.def("counts_steps",
-        [](const std::string& rule) { return kernels().rules[find_rule(rule)].counts_steps; },
-        "rule"_a);
+  m.def(
+      "hyper_names",
+      [](const std::string& rule) { return names(kernels().rules[find_rule(rule)].hyper); },
+      "rule"_a);
+  m.def(
+      "counts_steps",
+      [](const std::string& rule) { return kernels().rules[find_rule(rule)].counts_steps; },
+      "rule"_a);
   m.def("state_names", state_names, "rule"_a, "group"_a);
   m.def("scalars", scalars, "rule"_a, "group"_a, "step"_a, "first"_a = false);
 }
@@ -69,20 +71,22 @@ Dtype half_dtype(const std::string& name) {
 // Measuring and testing: not used by a step.
 void register_probes(py::module_& m) {
   m.def("stream", stream, "reads"_a, "updates"_a, "threads"_a);
-  m.def("widen",
-        [](const std::string& dtype, const Halves& in) {
-          Floats out(in.size());
-          kernels().widen(half_dtype(dtype), in.data(), out.mutable_data(), in.size());
-          return out;
-        },
-        "dtype"_a, "values"_a);
-  m.def("narrow",
-        [](const std::string& dtype, const Floats& in) {
-          Halves out(in.size());
-          kernels().narrow(half_dtype(dtype), in.data(), out.mutable_data(), in.size());
-          return out;
-        },
-        "dtype"_a, "values"_a);
+  m.def(
+      "widen",
+      [](const std::string& dtype, const Halves& in) {
+        Floats out(in.size());
+        kernels().widen(half_dtype(dtype), in.data(), out.mutable_data(), in.size());
+        return out;
+      },
+      "dtype"_a, "values"_a);
+  m.def(
+      "narrow",
+      [](const std::string& dtype, const Floats& in) {
+        Halves out(in.size());
+        kernels().narrow(half_dtype(dtype), in.data(), out.mutable_data(), in.size());
+        return out;
+      },
+      "dtype"_a, "values"_a);
 }
 
 }  // namespace

@@ -123,8 +123,7 @@ Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& stat
     std::vector<Slot>& slots = groups_.emplace_back();
     const Hyper hyper = read_hyper(rule_, group.ptr());
     const auto& names = keys_of(rule_).states[hyper.variant];
-    for (const py::handle param :
-         py::reinterpret_borrow<py::list>(get(group.ptr(), params_key))) {
+    for (const py::handle param : py::reinterpret_borrow<py::list>(get(group.ptr(), params_key))) {
       Slot& slot = slots.emplace_back();
       slot.param = param.ptr();
       slot.engine = engine.at(index) != 0;

@@ -63,7 +63,8 @@ void read(PyObject* tensor, View* view) {
                   ", not a plain torch.Tensor or torch.nn.Parameter");
   }
   DLTensor t;
-  if (exchange->dltensor_from_py_object_no_sync(tensor, &t) != 0) throw Refused(take_python_error());
+  if (exchange->dltensor_from_py_object_no_sync(tensor, &t) != 0)
+    throw Refused(take_python_error());
   if (t.device.device_type != kDLCPU && t.device.device_type != kDLCUDAHost) {
     throw Refused("is not on the CPU");
   }

@@ -6,6 +6,7 @@ import torch
 
 import fastopt
 from fastopt import _core
+from fastopt.backends.triton import missing
 from fastopt.plan import BACKENDS, backend_setting
 
 
@@ -16,6 +17,7 @@ def main() -> None:
     print(f"instruction set: {_core.isa()} (this processor can run: {supported}; FASTOPT_ISA)")
     print(f"threads: {torch.get_num_threads()} (torch.set_num_threads)")
     print(f"backend: {backend_setting()} (one of {', '.join(BACKENDS)}; FASTOPT_BACKEND)")
+    print(f"triton: {missing() or 'installed, imported when a GPU tensor asks for it'}")
     print(f"rules: {', '.join(_core.rules())}")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from . import _core
+from .backends.triton.slots import staged
 from .optim._fused import FusedStep
 from .plan import parameters, route
 
@@ -39,11 +40,24 @@ class Explanation:
         return "\n".join([f"{self.optimizer}:", *(f"  {bucket}" for bucket in self.buckets)])
 
 
+def how(optimizer: FusedStep, param: torch.Tensor, backend: str) -> str:
+    """What one of fastopt's own backends does with a parameter."""
+    if backend == "cpu":
+        return f"compiled engine, {_core.isa()}"
+    state = optimizer.state.get(param, {})
+    others = [param.grad, *(state.get(n) for n in state if n != "step")]
+    same_shape = [t for t in others if isinstance(t, torch.Tensor) and t.shape == param.shape]
+    if staged(param, same_shape):
+        return "one launch per dtype; copied to and from a dense layout, as its tensors lie apart"
+    return "one launch per dtype"
+
+
 def explain(optimizer: torch.optim.Optimizer) -> Explanation:
     """Tell, per bucket of parameters, which path the next `step()` takes and why.
 
-    Paths: "cpu" is fastopt's compiled engine, "torch" is torch's own step for that class. Nothing
-    is changed; what lies in a gradient (a sparse one, say) is judged by the gradients now present.
+    Paths: "cpu" is fastopt's compiled engine, "triton" its GPU kernel, "torch" is torch's own step
+    for that class. Nothing is changed; what lies in a gradient (a sparse one, say) is judged by the
+    gradients now present.
 
     Args:
         optimizer: any optimizer; one that is not fastopt's is explained as such.
@@ -61,9 +75,7 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
             (param, route(optimizer, group, param, index))
             for index, (group, param) in enumerate(parameters(optimizer))
         ]
-        paths = [
-            (p, r.backend, r.reason or f"compiled engine, {_core.isa()}") for p, r in routed
-        ]
+        paths = [(p, r.backend, r.reason or how(optimizer, p, r.backend)) for p, r in routed]
     else:
         reason = f"{type(optimizer).__module__}.{type(optimizer).__name__} is not fastopt's"
         paths = [(p, "torch", reason) for g in optimizer.param_groups for p in g["params"]]

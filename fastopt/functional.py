@@ -42,9 +42,7 @@ def _update(
     scale = None if grad_scale is None else grad_scale.item()
     numbers = [float(_number(value)) for value in hyper]
     threads = torch.get_num_threads()
-    _core.update(
-        rule, params, grads, states, steps, first, numbers, maximize, scale, threads
-    )
+    _core.update(rule, params, grads, states, steps, first, numbers, maximize, scale, threads)
 
 
 def _refuse(function: str, **options: bool) -> None:

@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 
 from . import _core
+from .backends import triton
+from .backends.triton import Scaler
+from .backends.triton.slots import Changed
 
 if TYPE_CHECKING:
+    from .backends.triton.launch import Launch
     from .optim._fused import FusedStep
 
-BACKENDS = ("auto", "cpu", "torch")
+BACKENDS = ("auto", "cpu", "triton", "torch")
 CPU_DTYPES = (
     torch.float32,
     torch.float64,
@@ -25,11 +29,12 @@ CPU_DTYPES = (
     torch.complex128,
 )
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+NO_SCALER = Scaler()
 
 
 @dataclass(frozen=True)
 class Route:
-    """The path of one parameter: `backend` is "cpu" or "torch"; `reason` says why.
+    """The path of one parameter: `backend` is "cpu", "triton" or "torch"; `reason` says why.
 
     `lasting` is False where the reason lies in this step's gradient and not in the parameter.
     """
@@ -40,7 +45,7 @@ class Route:
 
 
 def backend_setting() -> str:
-    """FASTOPT_BACKEND: auto (default), cpu or torch."""
+    """FASTOPT_BACKEND: auto (default), cpu, triton or torch."""
     setting = os.environ.get("FASTOPT_BACKEND", "auto")
     if setting not in BACKENDS:
         raise ValueError(
@@ -75,29 +80,52 @@ def route(optimizer: FusedStep, group: dict[str, Any], param: Tensor, index: int
         return Route("torch", "FASTOPT_BACKEND=torch")
     if group.get("differentiable"):
         return Route("torch", "differentiable=True")
-    if group.get("capturable"):
-        return Route("torch", "capturable=True")
     if type(param) not in PLAIN_TYPES:
         return Route("torch", f"the parameter is a {type(param).__name__}, not a plain tensor")
-    if param.device.type != "cpu":
-        if setting == "cpu":
-            raise RuntimeError(
-                f"FASTOPT_BACKEND=cpu, but parameter {name_of(optimizer, index)} is on "
-                f"{param.device}: move it to the CPU, or unset FASTOPT_BACKEND"
-            )
-        return Route("torch", f"no backend for device type {param.device.type!r}")
+    backend, reason = backend_for(optimizer, setting, param.device, index)
+    if reason:
+        return Route("torch", reason)
+    if backend == "cpu" and group.get("capturable"):
+        return Route("torch", "capturable=True")
     if param.layout != torch.strided or param.dtype not in CPU_DTYPES:
         return Route("torch", f"no kernel for {param.dtype}, {param.layout}")
     if param.is_conj() or param.is_neg():
         return Route("torch", "the parameter is a lazy conjugate or negation")
-    return route_of_grad(optimizer, param.grad, index)
+    return route_of_grad(optimizer, param.grad, index, backend)
 
 
-def route_of_grad(optimizer: FusedStep, grad: Tensor | None, index: int) -> Route:
+def backend_for(
+    optimizer: FusedStep, setting: str, device: torch.device, index: int
+) -> tuple[str, str]:
+    """The backend for a device, and why there is none."""
+    if device.type == "cpu" and setting != "triton":
+        return "cpu", ""
+    if setting == "cpu":
+        raise RuntimeError(
+            f"FASTOPT_BACKEND=cpu, but parameter {name_of(optimizer, index)} is on {device}: move "
+            "it to the CPU, or unset FASTOPT_BACKEND"
+        )
+    reason = "" if device.type in ("cpu", "cuda") else f"no backend for device type {device.type!r}"
+    reason = reason or triton.missing()
+    if not reason and triton.interpreted() != (device.type == "cpu"):
+        reason = (
+            "Triton runs on the CPU only under TRITON_INTERPRET=1"
+            if device.type == "cpu"
+            else "TRITON_INTERPRET=1 runs Triton on the CPU only"
+        )
+    if reason and setting == "triton":
+        raise RuntimeError(
+            f"FASTOPT_BACKEND=triton, but parameter {name_of(optimizer, index)} is on {device}: "
+            f"{reason}. Mend that, or unset FASTOPT_BACKEND"
+        )
+    return "triton", reason
+
+
+def route_of_grad(
+    optimizer: FusedStep, grad: Tensor | None, index: int, backend: str = "cpu"
+) -> Route:
     if grad is None or (type(grad) in PLAIN_TYPES and grad.layout == torch.strided):
-        if grad is not None and (grad.is_conj() or grad.is_neg()):
-            return Route("torch", "the gradient is a lazy conjugate or negation", lasting=False)
-        return Route("cpu", "")
+        return Route(backend, "")
     if type(grad) not in PLAIN_TYPES:
         reason = f"the gradient is a {type(grad).__name__}, not a plain tensor"
         return Route("torch", reason, lasting=False)
@@ -109,6 +137,15 @@ def route_of_grad(optimizer: FusedStep, grad: Tensor | None, index: int) -> Rout
             "torch.optim.SparseAdam for it. No parameter was changed"
         )
     return Route("torch", f"the gradient's layout is {grad.layout}", lasting=False)
+
+
+def resolve_gradients(optimizer: FusedStep, routes: list[Route]) -> None:
+    """Give lazy conjugates and negations, which autograd may leave in .grad, the memory they stand
+    for: the engine reads memory. Their values stay what they are."""
+    for (_, param), r in zip(parameters(optimizer), routes, strict=True):
+        grad = param.grad
+        if r.backend != "torch" and grad is not None and (grad.is_conj() or grad.is_neg()):
+            param.grad = grad.resolve_conj().resolve_neg()
 
 
 def create_states(optimizer: FusedStep, routes: list[Route]) -> bytes:
@@ -131,7 +168,9 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> bytes:
         for name in _core.state_names(rule, group):
             if state.get(name) is None:
                 if rule == "sgd":
-                    created[name] = torch.empty_like(param.grad, requires_grad=False)
+                    # Zeros on a GPU, where GradScaler may skip the step that would write them.
+                    empty = torch.zeros_like if param.is_cuda else torch.empty_like
+                    created[name] = empty(param.grad, requires_grad=False)
                     fresh[index] = 1
                 else:
                     created[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
@@ -142,51 +181,103 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> bytes:
     return bytes(fresh)
 
 
+def routes_of(optimizer: FusedStep) -> list[Route]:
+    """The path of every parameter, over all groups in order."""
+    return [
+        route(optimizer, group, param, index)
+        for index, (group, param) in enumerate(parameters(optimizer))
+    ]
+
+
+def all_on_device(optimizer: FusedStep) -> bool:
+    """Whether the whole step runs on devices, so that no tensor need be read by the host."""
+    return all(r.backend == "triton" for r in routes_of(optimizer))
+
+
+def refusal(optimizer: FusedStep, index: int, reason: str) -> RuntimeError:
+    """The error for a step that was not taken."""
+    where = f"parameter {name_of(optimizer, index)}: " if index >= 0 else ""
+    return RuntimeError(
+        f"{type(optimizer).__name__}.step(): {where}{reason}. No parameter was changed"
+    )
+
+
 class Plan:
     """How one optimizer steps, until its parameters, states or gradients ask for another way."""
 
-    def __init__(self, optimizer: FusedStep) -> None:
-        self.routes = [
-            route(optimizer, group, param, index)
-            for index, (group, param) in enumerate(parameters(optimizer))
-        ]
+    def __init__(self, optimizer: FusedStep, scaler: Scaler = NO_SCALER) -> None:
+        self.routes = routes_of(optimizer)
         self.lasting = all(r.lasting for r in self.routes)
+        self.on_device = all(r.backend == "triton" for r in self.routes)
         self._rest = any(r.backend == "torch" for r in self.routes)
+        resolve_gradients(optimizer, self.routes)
         fresh = create_states(optimizer, self.routes)
-        self._core = _core.Plan(
-            optimizer._rule,
-            optimizer.param_groups,
-            optimizer.state,
-            bytes(r.backend == "cpu" for r in self.routes),
-            fresh,
-        )
+        self._launch: Launch | None = None
+        launched = {i for i, r in enumerate(self.routes) if r.backend == "triton"}
+        if launched:
+            from .backends.triton.launch import Launch
 
-    def step(self, optimizer: FusedStep, grad_scale: float | None) -> bool:
-        """Step, or return False where something is not as planned: nothing has been changed."""
-        return self._run(optimizer, grad_scale) is None
-
-    def first_step(self, optimizer: FusedStep, grad_scale: float | None) -> None:
-        """Step right after planning: what is still refused is an error."""
-        refusal = self._run(optimizer, grad_scale)
-        if refusal is not None:
-            index, reason = refusal
-            where = f"parameter {name_of(optimizer, index)}: " if index >= 0 else ""
-            raise RuntimeError(
-                f"{type(optimizer).__name__}.step(): {where}{reason}. No parameter was changed"
+            try:
+                self._launch = Launch(optimizer, optimizer._rule, launched, fresh, scaler)
+            except Changed as refused:
+                raise refusal(optimizer, refused.index, str(refused)) from refused
+        self._core: _core.Plan | None = None
+        # It reads hyperparameters on the host: not where they may be tensors on a device.
+        if not launched or any(r.backend == "cpu" for r in self.routes):
+            self._core = _core.Plan(
+                optimizer._rule,
+                optimizer.param_groups,
+                optimizer.state,
+                bytes(r.backend == "cpu" for r in self.routes),
+                fresh,
             )
 
-    def _run(self, optimizer: FusedStep, grad_scale: float | None) -> tuple[int, str] | None:
-        before = None
-        if self._rest:
+    def step(
+        self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler = NO_SCALER
+    ) -> bool:
+        """Step, or return False where something is not as planned: nothing has been changed.
 
-            def before() -> None:
+        `grad_scale` is for parameters on the CPU and for torch's path, `scaler` for Triton's.
+        """
+        return self._run(optimizer, grad_scale, scaler) is None
+
+    def first_step(
+        self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler = NO_SCALER
+    ) -> None:
+        """Step right after planning: what is still refused is an error."""
+        refused = self._run(optimizer, grad_scale, scaler)
+        if refused is not None:
+            raise refusal(optimizer, *refused)
+
+    def _run(
+        self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler
+    ) -> tuple[int, str] | None:
+        launch = self._launch
+        if launch is not None:
+            try:
+                launch.check(optimizer, scaler)
+            except Changed as changed:
+                return changed.index, str(changed)
+
+        def before() -> None:
+            if self._rest:
                 rest = [
                     param
                     for (_, param), r in zip(parameters(optimizer), self.routes, strict=True)
                     if r.backend == "torch"
                 ]
                 optimizer._torch_step_of(rest, grad_scale)
+            if launch is not None:
+                torch.autograd.graph.increment_version(launch.params())
+                launch.run(scaler)
 
+        if self._core is None:
+            before()
+            return None
         return self._core.step(
-            optimizer.param_groups, optimizer.state, torch.get_num_threads(), grad_scale, before
+            optimizer.param_groups,
+            optimizer.state,
+            torch.get_num_threads(),
+            grad_scale,
+            before if self._rest or launch is not None else None,
         )

@@ -76,8 +76,8 @@ struct Adam {
       V& exp_avg_sq = state[1];
       p *= decay;  // exact for Adam: 1
       if (decays) g = fma(weight_decay, p, g);
-      exp_avg = mostly_new ? fma(complement, g - exp_avg, g)
-                           : fma(lerp_weight, g - exp_avg, exp_avg);
+      exp_avg =
+          mostly_new ? fma(complement, g - exp_avg, g) : fma(lerp_weight, g - exp_avg, exp_avg);
       exp_avg_sq = fma(square_weight * g, g, beta2 * exp_avg_sq);
       V square = exp_avg_sq;
       if constexpr (kAmsgrad) square = state[2] = maximum(state[2], exp_avg_sq);

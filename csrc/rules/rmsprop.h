@@ -17,7 +17,7 @@ struct RmspropScalars {
 inline void rmsprop_scalars(const double* h, double, bool, double* out) {
   enum { lr, alpha, eps, weight_decay, momentum, centered };
   const RmspropScalars scalars = {h[lr],  h[alpha],        1 - h[alpha],
-                                             h[eps], h[weight_decay], h[momentum]};
+                                  h[eps], h[weight_decay], h[momentum]};
   __builtin_memcpy(out, &scalars, sizeof scalars);
 }
 

@@ -16,7 +16,7 @@ struct SgdScalars {
 inline void sgd_scalars(const double* h, double, bool first, double* out) {
   enum { lr, momentum, dampening, weight_decay, nesterov };
   const SgdScalars scalars = {h[lr],           h[momentum], 1 - h[dampening],
-                                         h[weight_decay], h[nesterov], double(first)};
+                              h[weight_decay], h[nesterov], double(first)};
   __builtin_memcpy(out, &scalars, sizeof scalars);
 }
 

@@ -6,7 +6,9 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-inline F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+inline F32 fma(F32 a, F32 b, F32 c) {
+  return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
 inline F64 fma(F64 a, F64 b, F64 c) {
   return (F64)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 }

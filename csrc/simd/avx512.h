@@ -6,7 +6,9 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-inline F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+inline F32 fma(F32 a, F32 b, F32 c) {
+  return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
 inline F64 fma(F64 a, F64 b, F64 c) {
   return (F64)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 }

@@ -6,13 +6,15 @@ hooks and pickling are torch's own and stay so; only what happens inside `step` 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from ..plan import Plan
+from ..backends.triton import Scaler
+from ..plan import NO_SCALER, Plan, all_on_device
 
 
 class FusedStep(torch.optim.Optimizer):
@@ -23,7 +25,7 @@ class FusedStep(torch.optim.Optimizer):
     # GradScaler then hands over its scale and found_inf instead of unscaling in passes of its own.
     _step_supports_amp_scaling = True
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
         Args:
@@ -36,24 +38,6 @@ class FusedStep(torch.optim.Optimizer):
             RuntimeError: a gradient or state does not fit its parameter; the message names the
                 parameter, and no tensor has been changed.
         """
-        if torch.compiler.is_compiling():
-            return self._torch_step(closure)
-        # torch wraps step() to run hooks and to open a profiler range, which costs more than a
-        # small model's update. The same wrapper runs here whenever anybody listens; where a
-        # subclass overrides step(), torch has wrapped that one.
-        if type(self).step is FusedStep.step and (
-            self._optimizer_step_pre_hooks
-            or self._optimizer_step_post_hooks
-            or _global_optimizer_pre_hooks
-            or _global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()
-        ):
-            return self._hooked_step(closure)
-        return self._step(closure)
-
-    step.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it once more
-
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -76,6 +60,25 @@ class FusedStep(torch.optim.Optimizer):
 
     _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
 
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._torch_step(*args, **kwargs)
+        # torch wraps step() to run hooks and to open a profiler range, which costs more than a
+        # small model's update. The same wrapper runs here whenever anybody listens; where a
+        # subclass overrides step(), torch has wrapped that one.
+        if type(self).step is FusedStep.step and (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        ):
+            return self._hooked_step(*args, **kwargs)
+        return self._step(*args, **kwargs)
+
+    functools.update_wrapper(step, _step)  # its signature and docstring
+    step.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it once more
+
     def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:
         """torch's own step, without the hooks around it."""
         step = super().step.__func__  # type: ignore[attr-defined]
@@ -87,7 +90,8 @@ class FusedStep(torch.optim.Optimizer):
         """torch's own step for these parameters only."""
         chosen = {id(p) for p in params}
         groups = self.param_groups
-        scaler = {k: self.__dict__.pop(k) for k in ("grad_scale", "found_inf") if k in self.__dict__}
+        own = self.__dict__
+        scaler: dict[str, Any] = {k: own.pop(k) for k in ("grad_scale", "found_inf") if k in own}
         self.param_groups = [
             {**group, "params": [p for p in group["params"] if id(p) in chosen]} for group in groups
         ]
@@ -100,7 +104,7 @@ class FusedStep(torch.optim.Optimizer):
             self._torch_step()
         finally:
             self.param_groups = groups
-            self.__dict__.update(scaler)
+            own.update(scaler)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

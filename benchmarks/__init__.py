@@ -1,0 +1,1 @@
+"""Benchmarks of fastopt against torch.optim; `python -m benchmarks --help` lists them."""

@@ -1,0 +1,297 @@
+"""What the Triton kernel compiles to, without a GPU: targets, cases, compiling, checks, table.
+
+Every rule, variant and dtype is compiled for every target, with and without GradScaler's part, and
+what comes out is read: accesses in the assembly, registers and spills as the assembler counts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import multiprocessing
+import os
+import re
+import subprocess
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HELP = "compile every Triton kernel for every GPU target and check its code; needs no GPU"
+
+ITEM_BYTES = {"fp32": 4, "fp64": 8, "bf16": 2, "fp16": 2}
+# From the first byte asked for until it is there, under load: between 0.6 and 0.9 us are published
+# for these devices; not measured here.
+LATENCY = 1e-6
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU to compile for; bandwidth (bytes/s) and processors are its data sheet's."""
+
+    name: str
+    backend: str
+    arch: Any
+    warp: int
+    bandwidth: float
+    processors: int
+
+    @property
+    def bytes_needed(self) -> float:
+        """Bytes that one processor must have under way to keep its share of the memory busy."""
+        return self.bandwidth * LATENCY / self.processors
+
+    def threads(self, registers: int, block_threads: int) -> int:
+        """Threads resident on one processor at so many registers a thread."""
+        registers = max(8, -(-registers // 8) * 8)
+        if self.backend == "hip":  # 4 SIMDs of 512 registers a lane, at most 8 waves each
+            return 4 * min(8, 512 // registers) * self.warp
+        warps = block_threads // self.warp
+        return min(2048, 65536 // (registers * self.warp * warps) * block_threads)
+
+
+TARGETS = [
+    Target("sm_80", "cuda", 80, 32, 2.04e12, 108),
+    Target("sm_90", "cuda", 90, 32, 3.35e12, 132),
+    Target("sm_100", "cuda", 100, 32, 8.0e12, 148),
+    Target("gfx942", "hip", "gfx942", 64, 5.3e12, 304),
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel to compile."""
+
+    target: Target
+    rule: str
+    variant: int
+    dtype: str
+    scaler: int
+
+
+@dataclass
+class Code:
+    """What was found in a compiled kernel; `faults` is empty where all is well."""
+
+    case: Case
+    registers: int = 0
+    loads: int = 0
+    stores: int = 0
+    in_flight: float = 0.0
+    faults: list[str] = field(default_factory=list)
+
+
+def cases(targets: list[Target]) -> list[Case]:
+    """Every rule, variant, dtype, and GradScaler's part off and on, for these targets."""
+    from fastopt.backends.triton.rules import RULES
+
+    return [
+        Case(target, rule, variant, dtype, scaler)
+        for target in targets
+        for rule, entry in RULES.items()
+        for variant, dtype, scaler in itertools.product(
+            range(len(entry.states)), ITEM_BYTES, (0, 2)
+        )
+    ]
+
+
+def compile_case(case: Case) -> tuple[Any, int]:
+    """The compiled kernel, exactly as a launch would ask for it, and its number of states."""
+    import triton
+    import triton.language as tl
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from fastopt import _core
+    from fastopt.backends.triton import bucket, kernel
+    from fastopt.backends.triton.rules import RULES
+
+    elements = {"fp32": tl.float32, "fp64": tl.float64, "bf16": tl.bfloat16, "fp16": tl.float16}
+    compute = "fp64" if case.dtype == "fp64" else "fp32"
+    rule = RULES[case.rule]
+    constants = {
+        "RULE": rule.update,
+        "VARIANT": case.variant,
+        "STATES": len(rule.states[case.variant]),
+        "SCALARS": len(_core.scalars(case.rule, EXAMPLE_GROUP, 1.0)),
+        "DTYPE": elements[case.dtype],
+        "COMPUTE": elements[compute],
+        "SCALER": case.scaler,
+        **bucket.lanes(ITEM_BYTES[case.dtype], case.target.warp),
+    }
+    signature = {
+        "blocks": "*i64",
+        "rows": "*i64",
+        "grads": "*i64",
+        "scalars": f"*{compute}",
+        "found_inf": "*fp32",
+        "grad_scale": "*fp32",
+        **dict.fromkeys(constants, "constexpr"),
+    }
+    compiled = triton.compile(
+        ASTSource(fn=kernel.multi_tensor, signature=signature, constexprs=constants),
+        target=GPUTarget(case.target.backend, case.target.arch, case.target.warp),
+        options={"num_warps": bucket.WARPS, "enable_fp_fusion": False},
+    )
+    return compiled, len(rule.states[case.variant])
+
+
+# Any values will do: only the number of scalars is asked for.
+EXAMPLE_GROUP = {
+    **{"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0},
+    **{"dampening": 0.0, "nesterov": False, "amsgrad": False, "alpha": 0.99, "centered": False},
+    "decoupled_weight_decay": False,
+}
+
+
+def cuda_usage(cubin: bytes) -> dict[str, int]:
+    """REG, STACK, LOCAL, ... of the kernel, as cuobjdump from Triton's wheel prints them."""
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    line = next(line for line in text.splitlines() if "REG:" in line)
+    return {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", line)}
+
+
+def hip_usage(assembly: str) -> dict[str, int]:
+    """Registers and spills from the metadata at the end of the assembly."""
+    names = "vgpr_count|vgpr_spill_count|sgpr_spill_count|private_segment_fixed_size"
+    return {name: int(value) for name, value in re.findall(rf"\.({names}):\s+(\d+)", assembly)}
+
+
+# Approximate or flushing instructions, and arithmetic without `.rn`, which ptxas may contract.
+CUDA_INEXACT = r"\b(?:(?:add|sub|mul|fma|div|sqrt)\.(?!rn\.f)[\w.]*f(?:32|64)|rcp\.\w+|\S+\.ftz\S*)"
+# Flags by which LLVM may contract or approximate.
+HIP_INEXACT = r"= f\w+ (?:fast|contract|afn|arcp|reassoc)\b"
+HIP_VECTOR = r"<(?:2 x double|2 x i64|4 x float|4 x i32|8 x bfloat|8 x half|8 x i16)>"
+
+
+def inspect(case: Case) -> Code:
+    """Compile a case and check all that is promised of its code."""
+    from fastopt.backends.triton import bucket
+
+    compiled, states = compile_case(case)
+    code = Code(case)
+    if case.target.backend == "cuda":
+        text, usage = compiled.asm["ptx"], cuda_usage(compiled.asm["cubin"])
+        code.registers = usage["REG"]
+        spilled = usage["STACK"] + usage["LOCAL"]
+        code.loads = len(re.findall(r"ld\.global[\w.]*\.v(?:4\.[bf]32|2\.[bf]64)", text))
+        code.stores = len(re.findall(r"st\.global[\w.]*\.v(?:4\.[bf]32|2\.[bf]64)", text))
+        inexact = re.findall(CUDA_INEXACT, text)
+        barriers = text.count("bar.sync")
+    else:
+        text, ir = compiled.asm["amdgcn"], compiled.asm["llir"]
+        usage = hip_usage(text)
+        code.registers = usage["vgpr_count"]
+        spilled = usage["vgpr_spill_count"] + usage["sgpr_spill_count"]
+        spilled += usage["private_segment_fixed_size"]
+        # The tables' own loads may be merged into wide ones too: the IR tells them apart.
+        code.loads = len(re.findall(rf"= load {HIP_VECTOR}", ir))
+        code.loads = min(code.loads, text.count("global_load_dwordx4"))
+        code.stores = text.count("global_store_dwordx4")
+        inexact = re.findall(HIP_INEXACT, ir)
+        barriers = text.count("s_barrier")
+    # Full blocks and the tail's whole vectors: two copies of every access.
+    per_stream = 2 * bucket.THREAD_BYTES // 16
+    streams = 2 + states
+    written = 1 + states + (case.scaler == 2)
+    for what, found, expected in (
+        ("loads", code.loads, streams * per_stream),
+        ("stores", code.stores, written * per_stream),
+    ):
+        if found != expected:
+            code.faults.append(f"{found} {what} of 128 bits, expected {expected}")
+    threads = case.target.threads(code.registers, bucket.WARPS * case.target.warp)
+    code.in_flight = threads * bucket.THREAD_BYTES * streams / case.target.bytes_needed
+    if spilled:
+        code.faults.append(f"{spilled} bytes or registers spilled")
+    if code.in_flight < 1:
+        code.faults.append(f"{code.registers} registers keep only {code.in_flight:.0%} under way")
+    if inexact:
+        code.faults.append(f"inexact arithmetic: {sorted(set(inexact))}")
+    if barriers:
+        code.faults.append(f"{barriers} barriers: a layout conversion through shared memory")
+    return code
+
+
+def table(codes: list[Code]) -> Any:
+    """One line a rule, variant and dtype; registers without / with GradScaler under each target."""
+    from rich.table import Table
+
+    from fastopt.backends.triton.rules import RULES
+
+    targets = list(dict.fromkeys(code.case.target.name for code in codes))
+    shown = Table(
+        title="Triton codegen, no GPU involved",
+        caption="registers without / with GradScaler's part; bytes under way over bytes needed\n"
+        "all accesses 128 bits wide, no spills, no barriers, correctly rounded: ok",
+        caption_justify="left",
+        box=None,
+    )
+    for name in ("rule", "states", "dtype", *targets):
+        shown.add_column(name)
+    rows: dict[tuple[str, int, str], dict[str, list[Code]]] = {}
+    for code in codes:
+        case = code.case
+        row = rows.setdefault((case.rule, case.variant, case.dtype), {})
+        row.setdefault(case.target.name, []).append(code)
+    for (rule, variant, dtype), row in rows.items():
+        cells = []
+        for name in targets:
+            found = row[name]
+            registers = " / ".join(str(code.registers) for code in found)
+            under_way = min(code.in_flight for code in found)
+            bad = any(code.faults for code in found)
+            verdict = "[red]FAULT[/red]" if bad else "[green]ok[/green]"
+            cells.append(f"{registers:>9}  {under_way:4.1f}x {verdict}")
+        shown.add_row(rule, str(len(RULES[rule].states[variant])), dtype, *cells)
+    return shown
+
+
+def run(targets: list[Target], jobs: int) -> list[Code]:
+    """Inspect every case of these targets, in `jobs` processes."""
+    todo = cases(targets)
+    if jobs <= 1:
+        return [inspect(case) for case in todo]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        return list(pool.map(inspect, todo, chunksize=8))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `codegen`."""
+    names = [target.name for target in TARGETS]
+    parser.add_argument("--target", action="append", choices=names, help="default: all of them")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the table; 1 if any kernel is not as it must be."""
+    from rich.console import Console
+
+    from fastopt.backends.triton import missing
+
+    console = Console()
+    if missing():
+        console.print(f"codegen needs Triton: {missing()}")
+        return 1
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        console.print("codegen compiles: unset TRITON_INTERPRET")
+        return 1
+    codes = run([t for t in TARGETS if t.name in (arguments.target or t.name)], arguments.jobs)
+    if not console.is_terminal:
+        console = Console(width=130)
+    console.print(table(codes))
+    bad = [code for code in codes if code.faults]
+    for code in bad:
+        case = code.case
+        what = f"{case.target.name} {case.rule} variant {case.variant} {case.dtype}"
+        console.print(f"{what} scaler {case.scaler}: {'; '.join(code.faults)}", highlight=False)
+    console.print(f"{len(codes)} kernels, {len(bad)} with faults")
+    return 1 if bad else 0

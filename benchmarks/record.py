@@ -1,0 +1,118 @@
+"""What a measurement ran on: machine, versions, the header of every JSON file; saving, loading."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Record = dict[str, Any]
+SCHEMA = 1
+
+
+def _read(path: str | Path) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _caches() -> dict[str, str]:
+    """Size of each cache level as the kernel reports it, e.g. {"L1 Data": "48K"}."""
+    found = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        found[f"L{_read(index / 'level')} {_read(index / 'type')}"] = _read(index / "size")
+    return found
+
+
+def _cpu_model() -> str:
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def machine() -> Record:
+    """The processor, its memory, the threads torch uses, and how busy the machine was."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    sysconf = getattr(os, "sysconf", None)  # not on Windows
+    return {
+        "cpu": _cpu_model(),
+        "architecture": platform.machine(),
+        "system": platform.system(),
+        "cores": usable,
+        "threads": torch.get_num_threads(),
+        "caches": _caches(),
+        "ram_bytes": sysconf("SC_PAGE_SIZE") * sysconf("SC_PHYS_PAGES") if sysconf else None,
+        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def versions() -> Record:
+    """Python, torch, fastopt and its build, the commit."""
+    found: Record = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_isa": torch.backends.cpu.get_cpu_capability(),
+        "commit": _git("rev-parse", "HEAD") or None,
+        "modified_files": len(_git("status", "--porcelain").splitlines()),
+    }
+    try:
+        import fastopt
+        from fastopt import _core
+    except ImportError:  # plots and comparisons need no built package
+        return found
+    return found | {
+        "fastopt": fastopt.__version__,
+        "isa": _core.isa(),
+        "supported_isas": _core.supported_isas(),
+        "compiler": _core.compiler,
+    }
+
+
+def header(kind: str, **settings: Any) -> Record:
+    """The part every saved measurement begins with."""
+    return {
+        "kind": kind,
+        "schema": SCHEMA,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": sys.argv[1:],
+        "settings": settings,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def save(path: Path, record: Record) -> None:
+    """Write `record` as JSON, creating the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def load(path: Path, kind: str) -> Record:
+    """Read a JSON file written by `save`; ValueError when it holds another kind."""
+    record: Record = json.loads(path.read_text())
+    if record.get("kind") != kind or record.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is not a {kind!r} record of schema {SCHEMA}")
+    return record

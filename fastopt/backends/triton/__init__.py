@@ -1,0 +1,40 @@
+"""Triton: whether it can be used, found out without importing it; its modules import it.
+
+`rules` holds one function a rule; `kernel` the kernels that take it; `slots`, `bucket` and `tables`
+what they read; `launch` the step. See docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Scaler(NamedTuple):
+    """What GradScaler handed over, on whatever device it lives."""
+
+    found_inf: Tensor | None = None
+    grad_scale: Tensor | None = None
+
+    @property
+    def mode(self) -> int:
+        """The kernels' SCALER: 0 nothing, 1 skips on found_inf, 2 unscales too."""
+        return 2 if self.grad_scale is not None else int(self.found_inf is not None)
+
+
+@cache
+def missing() -> str:
+    """Why Triton cannot be used here, or an empty string."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton)"
+    return ""
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on CPU tensors too. Imports Triton."""
+    from . import kernel
+
+    return bool(kernel.INTERPRETED.value)

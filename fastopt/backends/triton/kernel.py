@@ -1,0 +1,211 @@
+"""The two kernels of a step: storage conversions, one piece, every tensor, then the step counts.
+
+`multi_tensor` updates all tensors of a bucket in one launch: it finds its block's tensor in a
+table, that tensor's pointers in its row, its group's numbers in the table of scalars. Tables hold
+int64, because one tensor alone may have more than 2**31 elements. `count_steps` runs before it
+where the host does not know the step: it counts on the device and writes that table of scalars.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from triton import knobs
+
+from .rules import divide
+
+# The interpreter cuts bfloat16 off where every GPU rounds to nearest even: see `narrow`.
+INTERPRETED = tl.constexpr(knobs.runtime.interpret)
+
+# SCALER, from Scaler.mode; 0 where there is no GradScaler.
+SKIPS = tl.constexpr(1)
+UNSCALES = tl.constexpr(2)
+
+# How a piece of a tensor is accessed: whole vectors without a mask, with one, single elements.
+FULL = tl.constexpr(2)
+VECTORS = tl.constexpr(1)
+ANY = tl.constexpr(0)
+
+# Kernels read tables one number at a time: alignment or a value of 1 is worth no recompilation.
+TABLES = ["blocks", "rows", "grads", "scalars", "found_inf", "grad_scale"]
+COUNTS_OF = [
+    "tensors", "grads", "steps", "groups", "fresh", "hyper", "hyper_at", "scalars", "found_inf",
+]  # fmt: skip
+
+
+@triton.jit
+def widen(x, COMPUTE: tl.constexpr):
+    if INTERPRETED and x.dtype == tl.bfloat16:
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return x.to(COMPUTE)
+
+
+@triton.jit
+def narrow(x, DTYPE: tl.constexpr):
+    if INTERPRETED and DTYPE == tl.bfloat16:  # noqa: SIM300
+        bits = x.to(tl.uint32, bitcast=True)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        rounded = tl.where(x == x, rounded, 0x7FC0)
+        return rounded.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return x.to(DTYPE)
+
+
+@triton.jit
+def load(at, offsets, mask, DTYPE: tl.constexpr, COMPUTE: tl.constexpr, PATH: tl.constexpr):
+    at = at.to(tl.pointer_type(DTYPE))
+    if PATH == FULL:
+        return widen(tl.load(tl.multiple_of(at, 16) + offsets), COMPUTE)
+    elif PATH == VECTORS:
+        return widen(tl.load(tl.multiple_of(at, 16) + offsets, mask=mask, other=0), COMPUTE)
+    else:
+        return widen(tl.load(at + offsets, mask=mask, other=0), COMPUTE)
+
+
+@triton.jit
+def store(at, offsets, mask, x, DTYPE: tl.constexpr, PATH: tl.constexpr):
+    at = at.to(tl.pointer_type(DTYPE))
+    if PATH == FULL:
+        tl.store(tl.multiple_of(at, 16) + offsets, narrow(x, DTYPE))
+    elif PATH == VECTORS:
+        tl.store(tl.multiple_of(at, 16) + offsets, narrow(x, DTYPE), mask=mask)
+    else:
+        tl.store(at + offsets, narrow(x, DTYPE), mask=mask)
+
+
+@triton.jit
+def update(
+    start, end, at, scalars, sign, scale,
+    RULE: tl.constexpr, VARIANT: tl.constexpr, DTYPE: tl.constexpr, COMPUTE: tl.constexpr,
+    SCALER: tl.constexpr, LANES: tl.constexpr, PATH: tl.constexpr,
+):  # fmt: skip
+    """Update LANES elements from `start` on, before `end`; `at`: param, gradient, states."""
+    offsets = start + tl.arange(0, LANES)
+    mask = offsets < end
+    p = load(at[0], offsets, mask, DTYPE, COMPUTE, PATH)
+    g = load(at[1], offsets, mask, DTYPE, COMPUTE, PATH)
+    states = ()
+    for k in tl.static_range(2, len(at)):
+        states = states + (load(at[k], offsets, mask, DTYPE, COMPUTE, PATH),)  # noqa: RUF005
+    if SCALER == UNSCALES:
+        # Written back, as after GradScaler.unscale_: a later pass finds true gradients.
+        g = divide(g, scale.to(COMPUTE))
+        store(at[1], offsets, mask, g, DTYPE, PATH)
+    p, states = RULE(p, g * sign, states, scalars, VARIANT)
+    for k in tl.static_range(2, len(at)):
+        store(at[k], offsets, mask, states[k - 2], DTYPE, PATH)
+    store(at[0], offsets, mask, p, DTYPE, PATH)
+
+
+@triton.jit(do_not_specialize_on_alignment=TABLES)
+def multi_tensor(
+    blocks, rows, grads, scalars, found_inf, grad_scale,
+    RULE: tl.constexpr, VARIANT: tl.constexpr, STATES: tl.constexpr, SCALARS: tl.constexpr,
+    DTYPE: tl.constexpr, COMPUTE: tl.constexpr, SCALER: tl.constexpr, BLOCK: tl.constexpr,
+    VECTOR: tl.constexpr, SINGLES: tl.constexpr,
+):  # fmt: skip
+    """Update one block of one tensor.
+
+    blocks: tensor << 32 | number of the block in its tensor, one a program.
+    rows: [n, param, states...] a tensor; grads: its gradient's address, 0 where it has none.
+    scalars: [sign, the rule's scalars...] a tensor; sign is -1 to maximize.
+    VECTOR: elements in 16 bytes; SINGLES: threads, each of which takes one element of a remainder.
+    """
+    entry = tl.load(blocks + tl.program_id(0))
+    tensor = entry >> 32
+    offset = (entry & 0xFFFFFFFF) * BLOCK
+    row = rows + tensor * (2 + STATES)
+    grad = tl.load(grads + tensor)
+    n = tl.where(grad == 0, 0, tl.load(row))
+    scale = 1.0
+    if SCALER >= SKIPS:
+        n = tl.where(tl.load(found_inf) != 0, 0, n)
+    if SCALER == UNSCALES:
+        scale = tl.load(grad_scale)
+    at = (tl.load(row + 1), grad)
+    bits = at[0] | grad
+    for k in tl.static_range(STATES):
+        address = tl.load(row + 2 + k)
+        at = at + (address,)  # noqa: RUF005
+        bits = bits | address
+    scalar_row = scalars + tensor * (1 + SCALARS)
+    sign = tl.load(scalar_row)
+    values = ()
+    for k in tl.static_range(SCALARS):
+        values = values + (tl.load(scalar_row + 1 + k),)  # noqa: RUF005
+    # Whole vectors of 16 bytes, where all pointers are multiples of that; then one by one.
+    vectors = tl.multiple_of(tl.where(bits % 16 == 0, n - n % VECTOR, 0), VECTOR)
+    offset = tl.multiple_of(offset, BLOCK)
+    end = tl.minimum(offset + BLOCK, n)
+    if offset + BLOCK <= vectors:
+        update(
+            offset, vectors, at, values, sign, scale,
+            RULE, VARIANT, DTYPE, COMPUTE, SCALER, BLOCK, FULL,
+        )  # fmt: skip
+    else:
+        if offset < vectors:
+            update(
+                offset, vectors, at, values, sign, scale,
+                RULE, VARIANT, DTYPE, COMPUTE, SCALER, BLOCK, VECTORS,
+            )  # fmt: skip
+        # In a loop, as it is rare: unrolled, it would set the registers of the paths above.
+        for start in range(tl.maximum(offset, vectors), end, SINGLES):
+            update(
+                start, end, at, values, sign, scale,
+                RULE, VARIANT, DTYPE, COMPUTE, SCALER, SINGLES, ANY,
+            )  # fmt: skip
+
+
+@triton.jit
+def load_number(address, mask):
+    # float32 or float64: told apart by the lowest bit, which no such address has.
+    wide = (address & 1) == 1
+    address = address & -2
+    narrow_at = address.to(tl.pointer_type(tl.float32))
+    wide_at = address.to(tl.pointer_type(tl.float64))
+    as_float = tl.load(narrow_at, mask=mask & ~wide, other=0).to(tl.float64)
+    return tl.where(wide, tl.load(wide_at, mask=mask & wide, other=0), as_float)
+
+
+@triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=COUNTS_OF)
+def count_steps(
+    tensors, grads, steps, groups, fresh, hyper, hyper_at, scalars, found_inf,
+    SCALARS_OF: tl.constexpr, HYPER: tl.constexpr, COUNTS: tl.constexpr, SCALER: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Count the steps of `tensors` tensors and write their rows of scalars, all in double.
+
+    steps: address of each step tensor; fresh: 1 where the states have never been written; groups:
+    which group each is in. hyper: [sign, hyperparameters...] a group; hyper_at: the address of each
+    one that is a tensor on the device, else 0. A skipped or absent update counts nothing.
+    """
+    tensor = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = tensor < tensors
+    live = mask & (tl.load(grads + tensor, mask=mask, other=0) != 0)
+    if SCALER >= SKIPS:
+        live = live & (tl.load(found_inf) == 0)
+    step = tl.zeros([BLOCK], tl.float64)
+    if COUNTS:
+        address = tl.load(steps + tensor, mask=mask, other=0)
+        wide = (address & 1) == 1
+        # Counted in its own type, as torch does: float32 stops at 2**24.
+        step = load_number(address, live) + 1
+        step = tl.where(wide, step, step.to(tl.float32).to(tl.float64))
+        address = address & -2
+        narrow_at = address.to(tl.pointer_type(tl.float32))
+        tl.store(narrow_at, step.to(tl.float32), mask=live & ~wide)
+        tl.store(address.to(tl.pointer_type(tl.float64)), step, mask=live & wide)
+    first = tl.load(fresh + tensor, mask=mask, other=0)
+    tl.store(fresh + tensor, tl.zeros_like(first), mask=live)
+    group = tl.load(groups + tensor, mask=mask, other=0).to(tl.int64) * (1 + HYPER)
+    numbers = ()
+    for k in tl.static_range(HYPER):
+        given = tl.load(hyper + group + 1 + k, mask=mask, other=0)
+        at = tl.load(hyper_at + group + 1 + k, mask=mask, other=0)
+        numbers = numbers + (tl.where(at == 0, given, load_number(at, mask & (at != 0))),)  # noqa: RUF005
+    values = SCALARS_OF(numbers, step, first.to(tl.float64))
+    out = scalars + tensor * (1 + len(values))
+    tl.store(out, tl.load(hyper + group, mask=mask, other=0), mask=mask)
+    for k in tl.static_range(len(values)):
+        tl.store(out + 1 + k, values[k] + tl.zeros([BLOCK], tl.float64), mask=mask)

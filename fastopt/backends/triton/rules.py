@@ -1,0 +1,161 @@
+"""The rules on the GPU: exact arithmetic, one update a rule, scalars on the device, the registry.
+
+An update is the maths of `csrc/rules/<rule>.h` with the same roundings: `tl.fma` where that file
+has fma, and nothing fused anywhere else (`enable_fp_fusion=False` at every launch). Its scalars
+come in the order of that file's `scalar_names`. Options that switch a term are selections, so that
+one compiled kernel serves them all; options that add a stream are the VARIANT, numbered as there.
+
+A new rule is one update function and one line in RULES. Its `scalars` function is needed only for
+`capturable=True` and GradScaler, where no host knows the step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def divide(x, y):
+    # `/` is the approximate div.full.f32 in float32, and correctly rounded only in float64.
+    if x.dtype == tl.float64:
+        return x / y
+    else:
+        return tl.div_rn(x, y)
+
+
+@triton.jit
+def root(x):
+    if x.dtype == tl.float64:
+        return tl.sqrt(x)
+    else:
+        return tl.sqrt_rn(x)
+
+
+@triton.jit
+def maximum(a, b):
+    # torch.maximum: a NaN on either side is the result.
+    return tl.where((a > b) | (a != a), a, b)
+
+
+@triton.jit
+def lerp(start, end, weight):
+    # torch.lerp starts from the nearer end, so that a weight of 1 gives it exactly.
+    near_end = weight >= 0.5
+    factor = tl.where(near_end, weight - 1, weight)
+    return tl.fma(factor, end - start, tl.where(near_end, end, start))
+
+
+@triton.jit
+def decayed(g, p, weight_decay):
+    # Selected, not multiplied by zero: an infinite parameter must not become a NaN gradient.
+    return tl.where(weight_decay != 0, tl.fma(weight_decay, p, g), g)
+
+
+@triton.jit
+def sgd(p, g, states, scalars, VARIANT: tl.constexpr):
+    lr, momentum, grad_weight, weight_decay, nesterov, first = scalars
+    g = decayed(g, p, weight_decay)
+    if VARIANT == 1:
+        buffer = tl.where(first != 0, g, tl.fma(grad_weight, g, momentum * states[0]))
+        g = tl.where(nesterov != 0, tl.fma(momentum, buffer, g), buffer)
+        states = (buffer,)
+    return tl.fma(-lr, g, p), states
+
+
+@triton.jit
+def adam(p, g, states, scalars, VARIANT: tl.constexpr):
+    decay, weight_decay, lerp_weight, beta2, square_weight, correction, step_size, eps = scalars
+    p = p * decay
+    g = decayed(g, p, weight_decay)
+    exp_avg = lerp(states[0], g, lerp_weight)
+    exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[1])
+    if VARIANT == 1:
+        square = maximum(states[2], exp_avg_sq)
+        states = (exp_avg, exp_avg_sq, square)
+    else:
+        square = exp_avg_sq
+        states = (exp_avg, exp_avg_sq)
+    denom = divide(root(square), correction) + eps
+    return p - divide(step_size * exp_avg, denom), states
+
+
+@triton.jit
+def rmsprop(p, g, states, scalars, VARIANT: tl.constexpr):
+    lr, alpha, square_weight, eps, weight_decay, momentum = scalars
+    g = decayed(g, p, weight_decay)
+    square_avg = tl.fma(square_weight * g, g, alpha * states[0])
+    if VARIANT >= 2:  # centered
+        grad_avg = lerp(states[VARIANT - 1], g, square_weight)
+        denom = root(tl.fma(-grad_avg, grad_avg, square_avg)) + eps
+    else:
+        denom = root(square_avg) + eps
+    if VARIANT % 2 == 1:  # momentum
+        buffer = momentum * states[1] + divide(g, denom)
+        p = tl.fma(-lr, buffer, p)
+        states = (square_avg, buffer)
+    else:
+        p = p - divide(lr * g, denom)
+        states = (square_avg,)
+    if VARIANT >= 2:
+        states = states + (grad_avg,)  # noqa: RUF005
+    return p, states
+
+
+@triton.jit
+def power(base, count):
+    # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
+    # stays under 1e-13, which float32 scalars round away but for about one in a million.
+    result = base * 0 + 1
+    exponent = count.to(tl.int64)
+    for _ in range(31):
+        result = tl.where(exponent & 1 == 1, result * base, result)
+        base = base * base
+        exponent = exponent >> 1
+    return result
+
+
+@triton.jit
+def sgd_scalars(hyper, step, first):
+    lr, momentum, dampening, weight_decay, nesterov = hyper
+    return lr, momentum, 1 - dampening, weight_decay, nesterov, first
+
+
+@triton.jit
+def adam_scalars(hyper, step, first):
+    lr, beta1, beta2, eps, weight_decay, _amsgrad, decoupled = hyper
+    decay = tl.where(decoupled != 0, 1 - lr * weight_decay, 1.0)
+    weight_decay = tl.where(decoupled != 0, 0.0, weight_decay)
+    correction = tl.sqrt(1 - power(beta2, step))
+    step_size = lr / (1 - power(beta1, step))
+    return decay, weight_decay, 1 - beta1, beta2, 1 - beta2, correction, step_size, eps
+
+
+@triton.jit
+def rmsprop_scalars(hyper, step, first):
+    lr, alpha, eps, weight_decay, momentum, _centered = hyper
+    return lr, alpha, 1 - alpha, eps, weight_decay, momentum
+
+
+class Rule(NamedTuple):
+    """A rule's update, its states by VARIANT and, to run without the host, its scalars."""
+
+    update: Any
+    states: tuple[tuple[str, ...], ...]
+    scalars: Any = None
+
+
+ADAM_STATES = (("exp_avg", "exp_avg_sq"), ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
+RMSPROP_STATES = (
+    ("square_avg",),
+    ("square_avg", "momentum_buffer"),
+    ("square_avg", "grad_avg"),
+    ("square_avg", "momentum_buffer", "grad_avg"),
+)
+RULES = {
+    "sgd": Rule(sgd, ((), ("momentum_buffer",)), sgd_scalars),
+    "adam": Rule(adam, ADAM_STATES, adam_scalars),
+    "rmsprop": Rule(rmsprop, RMSPROP_STATES, rmsprop_scalars),
+}

@@ -1,0 +1,1 @@
+"""The optimizers under test, one file each: a file here buys an optimizer the whole suite."""

@@ -1,0 +1,28 @@
+"""AdamW: its classes and reference, then its variants."""
+
+import torch
+from support import REAL_DTYPES, Optimizer
+from torch.optim.adamw import adamw
+
+import fastopt
+from fastopt import rules
+
+OPTIMIZER = Optimizer(
+    name="adamw",
+    ours=fastopt.AdamW,
+    theirs=torch.optim.AdamW,
+    reference=rules.adamw,
+    ours_functional=fastopt.functional.adamw,
+    theirs_functional=adamw,
+    functional_states=["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
+    same_bits_as={"fused": True},
+    same_bits_dtypes=REAL_DTYPES,
+    variants={
+        "default": {},
+        "no_weight_decay": {"weight_decay": 0.0},
+        "weight_decay": {"weight_decay": 0.3, "lr": 0.1},
+        "maximize": {"maximize": True},
+        "amsgrad": {"amsgrad": True, "weight_decay": 0.1},
+    },
+    changes=[{}, {"lr": 3e-3}, {"betas": (0.85, 0.98)}, {"weight_decay": 0.2}, {"lr": 0.0}],
+)

@@ -1,0 +1,41 @@
+"""Discovered cases as parameters, then the settings of torch and the engine put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from support import Case, discover
+
+from fastopt import _core
+
+OPTIMIZERS = discover()
+CASES = [Case(optimizer, variant) for optimizer in OPTIMIZERS for variant in optimizer.variants]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "optimizer" in metafunc.fixturenames:
+        metafunc.parametrize("optimizer", OPTIMIZERS, ids=str)
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", CASES, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def settings() -> Iterator[None]:
+    """Same random numbers for every test; threads, default dtype, instruction set put back."""
+    threads, dtype, isa = torch.get_num_threads(), torch.get_default_dtype(), _core.isa()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+    _core.select_isa(isa)
+
+
+@pytest.fixture(params=_core.supported_isas())
+def isa(request: pytest.FixtureRequest, settings: None) -> str:
+    """Each instruction set this processor can run, selected."""
+    _core.select_isa(request.param)
+    assert _core.isa() == request.param
+    return str(request.param)

@@ -1,0 +1,184 @@
+"""What tests share: the row of an optimizer under test, tensors, bits, the reference stepped."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+REAL_DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+ALL_DTYPES = [*REAL_DTYPES, torch.complex64, torch.complex128]
+INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """One optimizer under test: a table row that buys it the whole suite."""
+
+    name: str
+    ours: type[torch.optim.Optimizer]
+    theirs: type[torch.optim.Optimizer]
+    reference: Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]
+    ours_functional: Callable[..., None]
+    theirs_functional: Callable[..., None]
+    functional_states: Sequence[str]  # the lists of torch's functional form, in its order
+    same_bits_as: dict[str, Any] | None  # arguments of torch's class that give the same bits
+    same_bits_dtypes: Sequence[torch.dtype]
+    variants: dict[str, dict[str, Any]]
+    changes: Sequence[dict[str, Any]] = field(default=({},))  # of the group, before each step
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Case:
+    """One optimizer with one choice of hyperparameters."""
+
+    optimizer: Optimizer
+    variant: str
+
+    @property
+    def hyper(self) -> dict[str, Any]:
+        return dict(self.optimizer.variants[self.variant])
+
+    def __str__(self) -> str:
+        return f"{self.optimizer.name}-{self.variant}"
+
+
+def discover() -> list[Optimizer]:
+    files = sorted((Path(__file__).parent / "cases").glob("[a-z]*.py"))
+    return [importlib.import_module(f"cases.{file.stem}").OPTIMIZER for file in files]
+
+
+def optimizer_named(name: str) -> Optimizer:
+    return next(o for o in discover() if o.name == name)
+
+
+def values(shape: Any, dtype: torch.dtype, seed: int, wide: bool = False) -> Tensor:
+    """Normal numbers; `wide` spreads their magnitudes and puts some zeros among them."""
+    rng = np.random.default_rng(seed)
+    size = (*shape, 2) if dtype.is_complex else tuple(shape)
+    x = rng.standard_normal(size)
+    if wide:
+        x = x * 10.0 ** rng.uniform(-4, 1, x.shape) * (rng.random(x.shape) > 0.05)
+    t = torch.from_numpy(np.asarray(x))
+    return (torch.complex(t[..., 0], t[..., 1]) if dtype.is_complex else t).to(dtype)
+
+
+def parameter(shape: Any, dtype: torch.dtype, seed: int) -> torch.nn.Parameter:
+    return torch.nn.Parameter(values(shape, dtype, seed))
+
+
+def storage_name(dtype: torch.dtype) -> str:
+    """What fastopt.rules calls the storage of this dtype's real numbers."""
+    return str(dtype.to_real()).removeprefix("torch.")
+
+
+def to_numpy(t: Tensor) -> np.ndarray:
+    """The real numbers of a tensor, in the type that the reference computes in."""
+    t = t.detach()
+    t = torch.view_as_real(t) if t.is_complex() else t
+    return (t if t.dtype == torch.float64 else t.float()).numpy(force=True).copy()
+
+
+def differing(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> int:
+    """How many numbers differ in a bit, all NaNs counting as one."""
+
+    def pattern(x: Tensor | np.ndarray) -> Tensor:
+        t = torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray | np.generic) else x.detach()
+        t = torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
+        t = torch.where(t.isnan(), torch.full_like(t, torch.nan), t)
+        return t.contiguous().view(INTEGER[t.element_size()])
+
+    left, right = pattern(a), pattern(b)
+    assert left.dtype == right.dtype
+    assert left.shape == right.shape
+    return int((left != right).sum())
+
+
+def assert_same_bits(a: Tensor | np.ndarray, b: Tensor | np.ndarray, what: object = "") -> None:
+    count = differing(a, b)
+    if count:
+        raise AssertionError(f"{what}: {count} of {np.prod(a.shape)} numbers differ:\n{a}\n{b}")
+
+
+def assert_same_state(a: torch.optim.Optimizer, b: torch.optim.Optimizer) -> None:
+    """Same groups of parameters, same states, every tensor with the same bits."""
+    for group_a, group_b in zip(a.param_groups, b.param_groups, strict=True):
+        for i, (p, q) in enumerate(zip(group_a["params"], group_b["params"], strict=True)):
+            assert_same_bits(p, q, f"parameter {i}")
+            state_p, state_q = a.state.get(p, {}), b.state.get(q, {})
+            assert state_p.keys() == state_q.keys()
+            for name, t in state_p.items():
+                assert_same_bits(t, state_q[name], f"{name} of parameter {i}")
+
+
+class Stepped:
+    """The NumPy reference, stepping one parameter as an optimizer would."""
+
+    def __init__(self, optimizer: Optimizer, param: Tensor, dtype: str = "", **hyper: Any) -> None:
+        self.rule, self.hyper, self.count = optimizer.reference, hyper, 0
+        self.p, self.states = to_numpy(param), {}
+        self.dtype = dtype or storage_name(param.dtype)
+
+    def step(self, grad: Tensor, **changes: Any) -> None:
+        self.hyper.update(changes)
+        self.count += 1
+        self.p, self.states = self.rule(
+            self.p,
+            to_numpy(grad),
+            self.states,
+            step=self.count,
+            dtype=self.dtype,
+            **self.hyper,
+        )
+
+    def check(self, param: Tensor, state: dict[str, Tensor]) -> None:
+        """The parameter and all of its states have the reference's bits."""
+        assert_same_bits(to_numpy(param), self.p.astype(to_numpy(param).dtype), "parameter")
+        assert set(state) - {"step"} == set(self.states)
+        for name, expected in self.states.items():
+            assert_same_bits(to_numpy(state[name]), expected, name)
+        if "step" in state:
+            assert state["step"].item() == self.count
+
+
+def grads_for(params: Sequence[Tensor], seed: int) -> None:
+    """The same gradients for the same shapes, dtypes and seed."""
+    for i, p in enumerate(params):
+        p.grad = values(p.shape, p.dtype, seed=1000 * seed + i)
+
+
+def params_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def run(optimizer: torch.optim.Optimizer, steps: int, seed: int = 1) -> None:
+    for k in range(steps):
+        grads_for(params_of(optimizer), seed + k)
+        optimizer.step()
+
+
+def assert_close_state(ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer) -> None:
+    """Parameters and states as torch has them: names, types, layouts, and values all but last bits.
+
+    The values' own tests are test_reference.py and test_torch.py; here a path not taken, a scale
+    forgotten or a step too many must show.
+    """
+    for p, q in zip(params_of(ours), params_of(theirs), strict=True):
+        tolerance = 0.02 if p.dtype in (torch.bfloat16, torch.float16) else 2e-5
+        close = {"rtol": tolerance, "atol": tolerance}
+        torch.testing.assert_close(p, q, **close)
+        state, expected = ours.state.get(p, {}), theirs.state.get(q, {})
+        assert state.keys() == expected.keys()
+        for name, t in state.items():
+            torch.testing.assert_close(
+                t, expected[name], **close, msg=lambda m, n=name: f"{n}: {m}"
+            )

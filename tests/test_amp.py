@@ -1,0 +1,145 @@
+"""GradScaler's protocol: scaled steps, skipped steps (the first one too), unscale_ by hand, and the
+attributes by themselves, against torch's optimizers with the same scaler.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import (
+    Optimizer,
+    assert_close_state,
+    assert_same_bits,
+    assert_same_state,
+    parameter,
+    params_of,
+    run,
+    values,
+)
+
+SCALE = 2.0**10
+
+
+def strongest(optimizer: Optimizer) -> dict[str, Any]:
+    return list(optimizer.variants.values())[-1]
+
+
+def make(cls: Any, hyper: dict[str, Any]) -> tuple[torch.optim.Optimizer, torch.amp.GradScaler]:
+    params = [parameter((5, 3), torch.float32, seed=0), parameter((9,), torch.float32, seed=1)]
+    return cls(params, **hyper), torch.amp.GradScaler(
+        "cpu", init_scale=SCALE, growth_interval=10**6
+    )
+
+
+def scaled_step(made: Any, scaler: Any, k: int, overflow: bool, unscale: bool = False) -> None:
+    for i, p in enumerate(params_of(made)):
+        p.grad = values(p.shape, p.dtype, seed=10 * k + i) * scaler.get_scale()
+    if overflow:
+        params_of(made)[-1].grad[3] = torch.inf
+    scaler.scale(torch.ones(()))  # what makes a scaler's tensors
+    if unscale:
+        scaler.unscale_(made)
+    scaler.step(made)
+    scaler.update()
+
+
+@pytest.mark.parametrize("unscale", [False, True], ids=["", "unscale_"])
+@pytest.mark.parametrize("overflows", [(), (0,), (0, 1), (2,), (0, 2, 3)], ids=str)
+def test_scaler(optimizer: Optimizer, overflows: tuple[int, ...], unscale: bool) -> None:
+    """Five steps, some of which overflow and are skipped; the scale halves each time."""
+    results = []
+    for cls in (optimizer.ours, optimizer.theirs):
+        made, scaler = make(cls, strongest(optimizer))
+        for k in range(5):
+            before = [p.detach().clone() for p in params_of(made)]
+            scaled_step(made, scaler, k, k in overflows, unscale)
+            if k in overflows:
+                for p, q in zip(params_of(made), before, strict=True):
+                    assert_same_bits(p, q, "parameter after a skipped step")
+            else:  # the gradients are left unscaled: a power of two divides exactly
+                for i, p in enumerate(params_of(made)):
+                    assert_same_bits(p.grad, values(p.shape, p.dtype, seed=10 * k + i))
+        assert scaler.get_scale() == SCALE / 2 ** len(overflows)
+        assert "grad_scale" not in made.__dict__ or made.grad_scale is None
+        results.append(made)
+    assert_close_state(*results)
+
+
+def test_same_as_without_scaler(optimizer: Optimizer) -> None:
+    """Powers of two scale without rounding: the bits are those of an unscaled run."""
+    made, scaler = make(optimizer.ours, strongest(optimizer))
+    plain, _ = make(optimizer.ours, strongest(optimizer))
+    for k in range(3):
+        scaled_step(made, scaler, k, overflow=False)
+        for i, p in enumerate(params_of(plain)):
+            p.grad = values(p.shape, p.dtype, seed=10 * k + i)
+        plain.step()
+    assert_same_state(made, plain)
+
+
+def test_skipped_first_step_leaves_no_garbage(optimizer: Optimizer) -> None:
+    """No state after it, or the state of a beginning; never memory that nothing was written to."""
+    made, scaler = make(optimizer.ours, strongest(optimizer))
+    scaled_step(made, scaler, 0, overflow=True)
+    for state in made.state.values():
+        assert all((t == 0).all() for t in state.values())
+    copied, _ = make(optimizer.ours, strongest(optimizer))
+    copied.load_state_dict(made.state_dict())
+    fresh, _ = make(optimizer.ours, strongest(optimizer))
+    run(copied, 2)
+    run(fresh, 2)
+    assert_same_state(copied, fresh)
+
+
+def test_every_class_takes_the_scale_itself(optimizer: Optimizer) -> None:
+    made, _ = make(optimizer.ours, {})
+    assert made._step_supports_amp_scaling
+    # As GradScaler.step() does it:
+    for p in params_of(made):
+        p.grad = torch.full_like(p, 8.0)
+    made.grad_scale, made.found_inf = torch.tensor(4.0), torch.tensor(1.0)
+    before = params_of(made)[0].detach().clone()
+    made.step()
+    assert_same_bits(params_of(made)[0], before)
+    made.found_inf.zero_()
+    made.step()
+    del made.grad_scale, made.found_inf
+    assert all((p.grad == 2).all() for p in params_of(made))
+    assert not torch.equal(params_of(made)[0], before)
+
+
+def test_scaled_gradient_layouts(optimizer: Optimizer) -> None:
+    """The unscaled gradient is written back into a strided view, and nothing beside it is."""
+    memory = torch.full((6, 20), 7.5)
+    p, q = (parameter((6, 7), torch.float32, seed=0) for _ in range(2))
+    p.grad = memory[:, 3:17:2].copy_(values((6, 7), torch.float32, seed=1) * 4)
+    q.grad = values((6, 7), torch.float32, seed=1)
+    a, b = optimizer.ours([p]), optimizer.ours([q])
+    a.grad_scale, a.found_inf = torch.tensor(4.0), torch.tensor(0.0)
+    a.step()
+    b.step()
+    assert_same_state(a, b)
+    assert_same_bits(p.grad, q.grad)
+    p.grad.fill_(7.5)
+    assert (memory == 7.5).all()
+
+
+def test_scaled_expanded_gradient(optimizer: Optimizer) -> None:
+    """A gradient with one number in memory for many cannot be unscaled in place: as torch's scaler
+    does, the engine refuses it, before anything is written.
+    """
+    p = parameter((4, 70), torch.float32, seed=0)
+    start = p.detach().clone()
+    ours = optimizer.ours([p])
+    p.grad = torch.full((4, 1), 8.0).expand(4, 70)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.ones(()))
+    with pytest.raises(RuntimeError, match="more than one element of the written-to tensor"):
+        scaler.step(ours)
+    ours.grad_scale, ours.found_inf = torch.tensor(4.0), torch.tensor(0.0)
+    with pytest.raises(RuntimeError, match="its gradient is expanded"):
+        ours.step()
+    assert (p.grad == 8).all()
+    assert_same_bits(p, start)

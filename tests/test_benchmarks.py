@@ -1,0 +1,244 @@
+"""Benchmarks: shapes, statistics, the check of results, the commands end to end. Never times."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import compare, contestants, cpu, method, shapes
+from benchmarks.problem import ALGORITHMS, DTYPES, Problem
+from benchmarks.race import Outcome
+
+ROOT = Path(__file__).parent.parent
+
+KNOWN = {"gpt2": (148, 124_439_808), "resnet50": (161, 25_557_032), "vit-b16": (152, 86_567_656)}
+
+
+@pytest.mark.parametrize("work", KNOWN)
+def test_shapes_have_the_networks_known_totals(work: str) -> None:
+    generated = shapes.WORKS[work]()
+    assert (len(generated), shapes.numel(generated)) == KNOWN[work]
+
+
+def test_mlp_shapes() -> None:
+    assert shapes.mlp() == [(10, 784), (10,), (10, 10), (10,)]
+
+
+def test_spread_interpolates_quartiles() -> None:
+    assert method.spread([5.0, 1.0, 2.0, 4.0, 3.0]) == method.Spread(3.0, 2.0, 4.0)
+    assert method.spread([1.0, 2.0]) == method.Spread(1.5, 1.25, 1.75)
+    assert method.spread([7.0]) == method.Spread(7.0, 7.0, 7.0)
+    assert method.Spread(2.0, 1.0, 4.0).relative == 1.5
+
+
+def test_paired_ratios_stay_in_their_round() -> None:
+    assert method.paired([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+
+
+def test_plan_bounds_rounds() -> None:
+    plan = method.Plan(budget=1.0, min_rounds=7, max_rounds=100)
+    assert [plan.rounds(cost) for cost in (1.0, 0.05, 1e-6)] == [7, 20, 100]
+
+
+def test_everybody_goes_first_and_after_everybody() -> None:
+    turns: list[str] = []
+    steps = {name: lambda name=name: turns.append(name) for name in "abc"}
+    plan = method.Plan(budget=0.0, min_rounds=6, min_sample=0.0)
+    samples = method.interleave(steps, plan)
+    assert {name: len(times) for name, times in samples.items()} == dict.fromkeys("abc", 6)
+    rounds = ["".join(turns[i : i + 3]) for i in range(len(turns) - 18, len(turns), 3)]
+    assert rounds == ["abc", "cba", "bca", "acb", "cab", "bac"]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_bytes_count_the_state_torch_keeps(name: str) -> None:
+    algorithm = ALGORITHMS[name]
+    weight = torch.ones(5, requires_grad=True)
+    weight.grad = torch.ones(5)
+    optimizer = getattr(torch.optim, algorithm.cls)([weight], **algorithm.options)
+    optimizer.step()
+    states = [v for v in optimizer.state[weight].values() if getattr(v, "shape", None) == (5,)]
+    assert algorithm.updates == 1 + len(states)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("maker", ["torch.default", "torch.foreach"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_torch_itself_is_right(name: str, maker: str, dtype: str) -> None:
+    problem = Problem([(257,), (33, 5)], ALGORITHMS[name], DTYPES[dtype])
+    assert contestants.build(contestants.MAKERS[maker], problem).error <= 1
+
+
+class _OneBetaOff(torch.optim.Adam):
+    """Adam with a slightly wrong second beta."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr=lr, betas=(0.9, 0.9991))
+
+
+class _SkipsLastElement(torch.optim.Adam):
+    """Adam that leaves the last element of every tensor alone, as a lost tail would."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for param in group["params"]:
+                param.grad.view(-1)[-1] = 0
+        return super().step(closure)
+
+
+class _Nan(torch.optim.Adam):
+    """Adam that leaves a NaN behind."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        self.param_groups[0]["params"][0].view(-1)[3] = torch.nan
+
+
+@pytest.mark.parametrize("wrong", [_OneBetaOff, _SkipsLastElement, _Nan])
+def test_a_wrong_optimizer_is_reported_wrong_and_not_timed(
+    wrong: type[torch.optim.Optimizer],
+) -> None:
+    def make(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        return wrong(params, **options)
+
+    row = cpu.Row("mlp", "Adam", "fp32", "fused", goal=1.0)
+    result = cpu.run_row(row, method.QUICK, contestants.MAKERS | {"fastopt": make}, quick=True)
+    assert result["verdict"] == "wrong"
+    assert result["wrong"] == ["fastopt"]
+    assert result["samples"] == {}
+
+
+def _run(*arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_quick_table_writes_every_sample(tmp_path: Path) -> None:
+    pytest.importorskip("fastopt")
+    out = tmp_path / "made" / "cpu.json"
+    printed = _run("cpu", "--quick", "--out", str(out))
+    saved = json.loads(out.read_text())
+    assert [row["id"] for row in saved["rows"]] == [row.id for row in cpu.ROWS]
+    for row in saved["rows"]:
+        assert row["id"] in printed
+        assert max(row["errors"].values()) <= 1
+        racers = {"fastopt", "floor", *contestants.PEERS[row["against"]]}
+        assert len(row["rounds"]) == len(racers)  # everybody was built first once
+        assert {name: len(times) for name, times in row["samples"].items()} == dict.fromkeys(
+            racers, sum(row["rounds"])
+        )
+    assert saved["machine"]["threads"] == torch.get_num_threads()
+    assert saved["versions"]["torch"] == torch.__version__
+
+
+def _verdict(ratios: list[float], floor_ratios: list[float]) -> str:
+    row = cpu.Row("mlp", "Adam", "fp32", "fused", goal=1.0, floor_goal=1.1)
+    ones = [1.0] * len(ratios)
+    floors = [1 / ratio for ratio in floor_ratios]
+    samples = {"fastopt": ones, "torch.fused": ratios, "floor": floors}
+    verdict: str = cpu.conclude(row, Outcome({"fastopt": 0.5}, samples), quick=False)["verdict"]
+    return verdict
+
+
+def test_verdicts() -> None:
+    assert _verdict([1.0, 1.1, 1.2], [1.0, 1.0, 1.0]) == "ok"
+    assert _verdict([0.9, 0.9, 1.2], [1.0, 1.0, 1.0]) == "short"
+    assert _verdict([1.0, 1.1, 1.2], [1.2, 1.2, 1.2]) == "short"
+    assert _verdict([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]) == "noisy"
+
+
+def test_best_peer_is_the_quicker_one() -> None:
+    row = cpu.Row("mlp", "RMSprop", "fp32", "best", goal=2.0)
+    samples = {
+        "fastopt": [1.0, 2.0],
+        "torch.default": [3.0, 6.0],
+        "torch.foreach": [2.0, 4.0],
+        "floor": [1.0, 1.0],
+    }
+    result = cpu.conclude(row, Outcome({"fastopt": 0.5}, samples), quick=False)
+    assert (result["peer"], result["ratio"]["median"], result["verdict"]) == (
+        "torch.foreach",
+        2.0,
+        "ok",
+    )
+
+
+def test_list_and_only() -> None:
+    assert _run("cpu", "--list", "--only", "mlp").split() == [
+        "mlp/Adam/fp32",
+        "mlp/RMSprop/fp32",
+        "mlp/SGD-plain/fp32",
+    ]
+    _run("cpu", "--only", "nothing", code=1)
+
+
+def test_quick_curves_write_points_and_plots(tmp_path: Path) -> None:
+    pytest.importorskip("fastopt")
+    out = tmp_path / "curves.json"
+    _run("curves", "--quick", "--out", str(out))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "curves.json",
+        "curves-elements.png",
+        "curves-tensors.png",
+        "curves-threads.png",
+    }
+    points = json.loads(out.read_text())["points"]
+    assert {name for point in points for name in point["samples"]} == {
+        "fastopt",
+        "torch.fused",
+        "floor",
+    }
+
+
+def _record(median: float, spread: float, verdict: str = "ok") -> dict[str, Any]:
+    ratio = {"median": median, "q1": median - spread, "q3": median + spread}
+    return {
+        "kind": "cpu",
+        "schema": 1,
+        "machine": {"cpu": "x", "threads": 2},
+        "rows": [{"id": "mlp/Adam/fp32", "verdict": verdict, "ratio": ratio}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "moved"),
+    [
+        ((2.0, 0.1), (1.5, 0.1), True),
+        ((2.0, 0.1), (2.5, 0.1), True),
+        ((2.0, 0.3), (1.5, 0.3), False),  # the spreads meet
+        ((2.0, 0.01), (1.95, 0.01), False),  # apart, but by less than runs differ
+    ],
+)
+def test_moves_beyond_noise(
+    old: tuple[float, float], new: tuple[float, float], moved: bool
+) -> None:
+    (move,) = compare.moves(_record(*old), _record(*new))
+    assert move.beyond_noise is moved
+
+
+def test_compare_exits_1_on_a_regression_only(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text(json.dumps(_record(1.5, 0.1)))
+    new.write_text(json.dumps(_record(2.0, 0.1)))
+    assert "+33%" in _run("compare", str(old), str(new))
+    assert "-25%" in _run("compare", str(new), str(old), code=1)
+    new.write_text(json.dumps(_record(1.5, 0.1, verdict="wrong")))
+    assert "wrong result" in _run("compare", str(old), str(new), code=1)

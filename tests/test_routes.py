@@ -1,0 +1,234 @@
+"""The paths a parameter can take and what explain() says of each: FASTOPT_BACKEND, flags, sparse
+gradients, lazy views, devices, optimizers of others, the instruction set.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import Optimizer, assert_close_state, assert_same_bits, parameter, params_of, run
+
+import fastopt
+from fastopt import _core
+
+
+def paths(optimizer: torch.optim.Optimizer) -> list[tuple[str, int]]:
+    return [(bucket.path, bucket.tensors) for bucket in fastopt.explain(optimizer).buckets]
+
+
+def reasons(optimizer: torch.optim.Optimizer) -> str:
+    return " | ".join(bucket.reason for bucket in fastopt.explain(optimizer).buckets)
+
+
+def two(cls: Any, **hyper: Any) -> torch.optim.Optimizer:
+    made: torch.optim.Optimizer = cls(
+        [parameter((4, 3), torch.float32, seed=i) for i in range(2)], **hyper
+    )
+    return made
+
+
+def test_engine(optimizer: Optimizer, isa: str) -> None:
+    ours = two(optimizer.ours)
+    explanation = fastopt.explain(ours)
+    (bucket,) = explanation.buckets
+    assert (bucket.path, bucket.device, bucket.dtype) == ("cpu", "cpu", "float32")
+    assert (bucket.tensors, bucket.elements) == (2, 24)
+    assert isa in bucket.reason
+    text = str(explanation)
+    assert text.startswith(type(ours).__name__ + ":")
+    assert "2 tensors, 24 elements, float32 on cpu" in text
+    assert not ours.state  # explaining changes nothing
+
+
+def test_buckets(optimizer: Optimizer) -> None:
+    """One bucket per path, reason, device and dtype, in the order of the parameters."""
+    dtypes = [torch.float32, torch.bfloat16, torch.float32, torch.complex64]
+    params = [parameter((3,), dtype, seed=i) for i, dtype in enumerate(dtypes)]
+    buckets = fastopt.explain(optimizer.ours(params)).buckets
+    assert [(b.dtype, b.tensors) for b in buckets] == [
+        ("float32", 2),
+        ("bfloat16", 1),
+        ("complex64", 1),
+    ]
+
+
+def test_backend_torch(optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FASTOPT_BACKEND=torch: torch's own step, to the last bit."""
+    monkeypatch.setenv("FASTOPT_BACKEND", "torch")
+    a, b = two(optimizer.ours), two(optimizer.theirs)
+    run(a, 3)
+    run(b, 3)
+    for p, q in zip(params_of(a), params_of(b), strict=True):
+        assert_same_bits(p, q)
+    assert paths(a) == [("torch", 2)]
+    assert "FASTOPT_BACKEND=torch" in reasons(a)
+    monkeypatch.setenv("FASTOPT_BACKEND", "cpu")
+    a.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+    assert paths(a) == [("cpu", 3)]
+
+
+def test_backend_is_read_when_planning(
+    optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTOPT_BACKEND", "gpu")
+    ours = two(optimizer.ours)
+    with pytest.raises(ValueError, match=r"FASTOPT_BACKEND is 'gpu'; allowed: auto, cpu,.* torch"):
+        run(ours, 1)
+    with pytest.raises(ValueError, match="FASTOPT_BACKEND is 'gpu'"):
+        fastopt.explain(ours)
+
+
+@pytest.mark.parametrize("flag", ["differentiable", "capturable"])
+def test_flags(optimizer: Optimizer, flag: str) -> None:
+    if flag not in optimizer.theirs([torch.ones(1)]).defaults:
+        pytest.skip(f"{optimizer.name} has no {flag}")
+    ours = two(optimizer.ours, **{flag: True})
+    assert paths(ours) == [("torch", 2)]
+    assert f"{flag}=True" in reasons(ours)
+
+
+def test_a_group_of_each(optimizer: Optimizer) -> None:
+    """One group differentiable, one not: each goes its way in one step."""
+    made = []
+    for cls in (optimizer.ours, optimizer.theirs):
+        params = [parameter((4,), torch.float32, seed=i) for i in range(2)]
+        params[0].requires_grad_(False)  # torch's differentiable step writes into it
+        made.append(cls([{"params": params[:1], "differentiable": True}, {"params": params[1:]}]))
+        for k in range(3):
+            for p in params:
+                p.grad = torch.full_like(p, 1.0 + k)
+            made[-1].step()
+    assert paths(made[0]) == [("torch", 1), ("cpu", 1)]
+    assert_close_state(*made)
+
+
+def sparse_problem(cls: Any, **hyper: Any) -> tuple[torch.optim.Optimizer, Any]:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(10, 3, sparse=True), torch.nn.Linear(3, 2))
+    return cls(model.named_parameters(), lr=0.1, **hyper), model
+
+
+@pytest.mark.parametrize("hyper", [{}, {"momentum": 0.9}], ids=str)
+def test_sparse_sgd(hyper: dict[str, Any]) -> None:
+    """SGD's sparse gradients take torch's own step, the dense ones beside them the engine's."""
+    made = []
+    for cls in (fastopt.SGD, torch.optim.SGD):
+        ours, model = sparse_problem(cls, **hyper)
+        for k in range(4):
+            ours.zero_grad()
+            model(torch.tensor([[1, 4], [4, k]])).sum().backward()
+            if cls is fastopt.SGD:
+                assert paths(ours) == [("torch", 1), ("cpu", 2)]
+                assert "sparse" in reasons(ours)
+            ours.step()
+        made.append(ours)
+    for p, q in zip(params_of(made[0]), params_of(made[1]), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_sparse_and_dense_in_turn() -> None:
+    """Whether a gradient is sparse can change from step to step."""
+    made = []
+    for cls in (fastopt.SGD, torch.optim.SGD):
+        p = parameter((6, 2), torch.float32, seed=0)
+        made.append(cls([p], lr=0.1))
+        for k in range(6):
+            dense = torch.zeros(6, 2)
+            dense[k] = 1.0
+            p.grad = dense.to_sparse(1) if k % 2 else dense
+            made[-1].step()
+    assert_close_state(*made)
+
+
+@pytest.mark.parametrize("cls", [fastopt.Adam, fastopt.AdamW, fastopt.RMSprop])
+def test_sparse_is_refused(cls: Any) -> None:
+    """With the parameter's name, before any of its neighbours is written."""
+    ours, model = sparse_problem(cls)
+    model(torch.tensor([1, 2])).sum().backward()
+    before = [p.detach().clone() for p in params_of(ours)]
+    for act in (ours.step, lambda: fastopt.explain(ours)):
+        with pytest.raises(RuntimeError, match=r"sparse gradients: parameter '0\.weight'"):
+            act()
+    for p, q in zip(params_of(ours), before, strict=True):
+        assert_same_bits(p, q)
+    assert not ours.state
+
+
+def test_negative_views(optimizer: Optimizer) -> None:
+    """A gradient whose memory holds the negative of its values, in turn with plain ones."""
+    made = []
+    for cls in (optimizer.ours, optimizer.theirs):
+        p, q = (parameter((5,), torch.float32, seed=i) for i in (0, 1))
+        made.append(cls([p, q], lr=0.1))
+        for k in range(4):
+            p.grad = q.grad = torch.arange(5.0) + k
+            if k % 2:
+                p.grad = torch.complex(torch.ones(5), torch.arange(5.0) + k).conj().imag
+                assert p.grad.is_neg()
+            made[-1].step()
+    assert_close_state(*made)
+
+
+def test_conjugate_views(optimizer: Optimizer) -> None:
+    """As with torch: SGD takes a lazily conjugated gradient, the others refuse it.
+
+    Where torch has by then updated the first parameter, the engine has not.
+    """
+    made, raised = [], []
+    for cls in (optimizer.ours, optimizer.theirs):
+        params = [parameter((5,), torch.complex64, seed=i) for i in (0, 1)]
+        made.append(cls(params, lr=0.1))
+        run(made[-1], 2)
+        g = torch.complex(torch.arange(5.0), torch.ones(5))
+        params[0].grad, params[1].grad = g, g.conj()
+        before = [p.detach().clone() for p in params]
+        try:
+            made[-1].step()
+        except RuntimeError as error:
+            raised.append(str(error))
+            if cls is optimizer.ours:
+                assert_same_bits(params[0], before[0])
+    assert len(raised) == (0 if optimizer.name == "sgd" else 2)
+    if not raised:
+        assert_close_state(*made)
+    else:
+        assert raised[0] == raised[1]
+
+
+def test_meta_device(optimizer: Optimizer) -> None:
+    """A device without backend takes torch's own step."""
+    p = torch.nn.Parameter(torch.empty(3, device="meta"))
+    ours = optimizer.ours([p])
+    p.grad = torch.empty(3, device="meta")
+    assert paths(ours) == [("torch", 1)]
+    assert "meta" in reasons(ours)
+    ours.step()
+
+
+def test_meta_device_with_backend_cpu(
+    optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTOPT_BACKEND", "cpu")
+    q = parameter((3,), torch.float32, seed=0)
+    q.grad = torch.ones(3)
+    before = q.detach().clone()
+    p = torch.nn.Parameter(torch.empty(3, device="meta"))
+    p.grad = torch.empty(3, device="meta")
+    ours = optimizer.ours([("bias", q), ("ghost", p)])
+    with pytest.raises(RuntimeError, match=r"parameter 'ghost' .* is on meta"):
+        ours.step()
+    assert_same_bits(q, before)
+
+
+def test_optimizers_of_others() -> None:
+    other = two(torch.optim.Adagrad)
+    assert paths(other) == [("torch", 2)]
+    assert "Adagrad is not fastopt's" in reasons(other)
+
+
+def test_select_isa() -> None:
+    with pytest.raises(ValueError, match=r"this processor can run: .*baseline"):
+        _core.select_isa("mmx")
+    assert _core.isa() in _core.supported_isas()
