@@ -20,10 +20,17 @@ from typing import Any
 
 HELP = "compile every Triton kernel for every GPU target and check its code; needs no GPU"
 
+# One case in so many; prime to the eight of dtypes and GradScaler, so that all of those occur.
+QUICK = 7
 ITEM_BYTES = {"fp32": 4, "fp64": 8, "bf16": 2, "fp16": 2}
 # From the first byte asked for until it is there, under load: between 0.6 and 0.9 us are published
 # for these devices; not measured here.
 LATENCY = 1e-6
+
+
+# Bytes a thread. On sm_80 ptxas parks up to two doubles in the L1 cache to fit one more block on a
+# processor (Adam and plain RMSprop); telling it not to (maxnreg) costs all other kernels occupancy.
+MAY_SPILL = {("sm_80", "fp64"): 16}
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,6 @@ def hip_usage(assembly: str) -> dict[str, int]:
 CUDA_INEXACT = r"\b(?:(?:add|sub|mul|fma|div|sqrt)\.(?!rn\.f)[\w.]*f(?:32|64)|rcp\.\w+|\S+\.ftz\S*)"
 # Flags by which LLVM may contract or approximate.
 HIP_INEXACT = r"= f\w+ (?:fast|contract|afn|arcp|reassoc)\b"
-HIP_VECTOR = r"<(?:2 x double|2 x i64|4 x float|4 x i32|8 x bfloat|8 x half|8 x i16)>"
 
 
 def inspect(case: Case) -> Code:
@@ -191,10 +197,8 @@ def inspect(case: Case) -> Code:
         code.registers = usage["vgpr_count"]
         spilled = usage["vgpr_spill_count"] + usage["sgpr_spill_count"]
         spilled += usage["private_segment_fixed_size"]
-        # The tables' own loads may be merged into wide ones too: the IR tells them apart.
-        code.loads = len(re.findall(rf"= load {HIP_VECTOR}", ir))
-        code.loads = min(code.loads, text.count("global_load_dwordx4"))
-        code.stores = text.count("global_store_dwordx4")
+        code.loads = len(re.findall(r"(?:global|buffer)_load_dwordx4", text))
+        code.stores = len(re.findall(r"(?:global|buffer)_store_dwordx4", text))
         inexact = re.findall(HIP_INEXACT, ir)
         barriers = text.count("s_barrier")
     # Full blocks and the tail's whole vectors: two copies of every access.
@@ -209,7 +213,7 @@ def inspect(case: Case) -> Code:
             code.faults.append(f"{found} {what} of 128 bits, expected {expected}")
     threads = case.target.threads(code.registers, bucket.WARPS * case.target.warp)
     code.in_flight = threads * bucket.THREAD_BYTES * streams / case.target.bytes_needed
-    if spilled:
+    if spilled > MAY_SPILL.get((case.target.name, case.dtype), 0):
         code.faults.append(f"{spilled} bytes or registers spilled")
     if code.in_flight < 1:
         code.faults.append(f"{code.registers} registers keep only {code.in_flight:.0%} under way")
@@ -244,7 +248,10 @@ def table(codes: list[Code]) -> Any:
     for (rule, variant, dtype), row in rows.items():
         cells = []
         for name in targets:
-            found = row[name]
+            found = row.get(name, [])
+            if not found:
+                cells.append("")
+                continue
             registers = " / ".join(str(code.registers) for code in found)
             under_way = min(code.in_flight for code in found)
             bad = any(code.faults for code in found)
@@ -254,9 +261,10 @@ def table(codes: list[Code]) -> Any:
     return shown
 
 
-def run(targets: list[Target], jobs: int) -> list[Code]:
-    """Inspect every case of these targets, in `jobs` processes."""
+def run(targets: list[Target], jobs: int, every: int = 1) -> list[Code]:
+    """Inspect one in `every` cases of these targets, in `jobs` processes."""
     todo = cases(targets)
+    todo = todo[::every]
     if jobs <= 1:
         return [inspect(case) for case in todo]
     context = multiprocessing.get_context("spawn")
@@ -268,6 +276,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `codegen`."""
     names = [target.name for target in TARGETS]
     parser.add_argument("--target", action="append", choices=names, help="default: all of them")
+    parser.add_argument("--quick", action="store_true", help="one case in seven")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
 
 
@@ -284,7 +293,8 @@ def main(arguments: argparse.Namespace) -> int:
     if os.environ.get("TRITON_INTERPRET") == "1":
         console.print("codegen compiles: unset TRITON_INTERPRET")
         return 1
-    codes = run([t for t in TARGETS if t.name in (arguments.target or t.name)], arguments.jobs)
+    targets = [t for t in TARGETS if t.name in (arguments.target or t.name)]
+    codes = run(targets, arguments.jobs, QUICK if arguments.quick else 1)
     if not console.is_terminal:
         console = Console(width=130)
     console.print(table(codes))

@@ -19,6 +19,10 @@ constexpr int64_t kShareGrain = 64;
 constexpr int64_t kGather = 256;
 // Shorter contiguous runs (rows of a narrow slice) are cheaper gathered than called one by one.
 constexpr int64_t kMinRun = 64;
+// Parameters that memory is asked for ahead of reading them. 1000 tensors of 64, Adam, one thread,
+// with cold caches (torch's for-loop runs in between): 1280 us without, 1075 at 1, 707 at 4, 751
+// at 8.
+constexpr size_t kReadAhead = 4;
 // Runs handed to a kernel at a time: 3 KB of stack, and setting up is amortised long before.
 constexpr int64_t kRunsPerCall = 64;
 
@@ -68,6 +72,7 @@ void Batch::clear() {
   prologues_.clear();
   layouts_.clear();
   extents_.clear();
+  footprint_ = 0;
   kernels_ = &kernels();
 }
 
@@ -89,6 +94,24 @@ int Batch::scalars_for(double step, bool first) {
   return int(scalars_.size()) - 1;
 }
 
+void Batch::remember(PyObject* tensor, const View& view) {
+  if (footprint_ == footprints_.size()) footprints_.emplace_back();
+  footprints_[footprint_++] = {tensor, reinterpret_cast<const char*>(view.shape), view.data};
+}
+
+void Batch::prefetch(size_t tensors) const {
+  const size_t begin = footprint_ + kReadAhead * tensors;
+  const size_t end = std::min(begin + tensors, footprints_.size());
+  for (size_t i = begin; i < end; ++i) {
+    const Footprint& f = footprints_[i];
+    __builtin_prefetch(f.object);
+    // The shape lies within torch's 200 bytes of metadata; a prefetch of a stale address is
+    // harmless.
+    for (int line = -2; line <= 1; ++line) __builtin_prefetch(f.metadata + line * 64);
+    __builtin_prefetch(f.data, 1);
+  }
+}
+
 void Batch::add(PyObject* param, PyObject* grad, PyObject* const* states, PyObject* step,
                 bool first) {
   const char* const* names = kernels_->rules[rule_].states[variant_];
@@ -101,10 +124,14 @@ void Batch::add(PyObject* param, PyObject* grad, PyObject* const* states, PyObje
     throw Refused(subject + why);
   };
   bool flat = true;
+  size_t tensors = step ? 3 : 2;
+  for (const char* const* name = names; *name; ++name) ++tensors;
+  prefetch(tensors);
   for (; k < 2 || names[k - 2]; ++k) {
     PyObject* tensor = k == 0 ? param : k == 1 ? grad : states[k - 2];
     try {
       read(tensor, &views[k]);
+      remember(tensor, views[k]);
       const bool run = contiguous(views[k]);
       flat &= run;
       if (!run || views[k].complex || views[k].numel == 1) refuse_lazy_views(tensor);
@@ -125,6 +152,7 @@ void Batch::add(PyObject* param, PyObject* grad, PyObject* const* states, PyObje
     View at;
     try {
       read(step, &at);
+      remember(step, at);
     } catch (const Refused& refused) {
       throw Refused(std::string("its state 'step' ") + refused.what());
     }

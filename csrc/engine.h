@@ -48,6 +48,17 @@ class Batch {
     double value;
   };
 
+  // Memory that reading a tensor touches. The next step, which reads the same tensors in the same
+  // order, asks for it a few parameters ahead: after a forward and backward pass none of it is in
+  // the caches, and torch's reference counts are atomics that let no two reads overlap.
+  struct Footprint {
+    const void* object;
+    const char* metadata;
+    const void* data;
+  };
+
+  void remember(PyObject* tensor, const View& view);
+  void prefetch(size_t tensors) const;
   int64_t add_layout(const View* views, int count);
   int scalars_for(double step, bool first);
   bool parameters_overlap();
@@ -56,6 +67,8 @@ class Batch {
 
   std::vector<Entry> entries_;
   std::vector<StepCount> steps_;
+  std::vector<Footprint> footprints_;
+  size_t footprint_ = 0;  // of the tensor read next
   std::vector<Scalars> scalars_;
   std::vector<Prologue> prologues_;
   std::vector<int64_t> layouts_;

@@ -148,11 +148,30 @@ def resolve_gradients(optimizer: FusedStep, routes: list[Route]) -> None:
             param.grad = grad.resolve_conj().resolve_neg()
 
 
-def create_states(optimizer: FusedStep, routes: list[Route]) -> bytes:
+@dataclass(frozen=True)
+class NewStates:
+    """States that a first step created, to be dropped again where that step is refused.
+
+    `fresh` has one byte per parameter: 1 where its states hold nothing yet (SGD's momentum buffer,
+    which the first step writes without reading).
+    """
+
+    fresh: bytes
+    created: list[tuple[Tensor, dict[str, Tensor]]]
+
+    def drop(self, optimizer: FusedStep) -> None:
+        for param, created in self.created:
+            state = optimizer.state[param]
+            for name in created:
+                state.pop(name, None)
+            if not state:
+                del optimizer.state[param]
+
+
+def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
     """Create the states that torch would, for every engine parameter that now has a gradient.
 
-    Returns one byte per parameter: 1 where its states hold nothing yet (SGD's momentum buffer,
-    which the first step writes without reading). Nothing is stored until all of them exist.
+    Nothing is stored until all of them exist.
     """
     rule = optimizer._rule
     fresh = bytearray(len(routes))
@@ -178,7 +197,7 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> bytes:
             new.append((param, created))
     for param, created in new:
         optimizer.state[param].update(created)
-    return bytes(fresh)
+    return NewStates(bytes(fresh), new)
 
 
 def routes_of(optimizer: FusedStep) -> list[Route]:
@@ -205,14 +224,30 @@ def refusal(optimizer: FusedStep, index: int, reason: str) -> RuntimeError:
 class Plan:
     """How one optimizer steps, until its parameters, states or gradients ask for another way."""
 
-    def __init__(self, optimizer: FusedStep, scaler: Scaler = NO_SCALER) -> None:
+    def __init__(self, optimizer: FusedStep) -> None:
         self.routes = routes_of(optimizer)
         self.lasting = all(r.lasting for r in self.routes)
         self.on_device = all(r.backend == "triton" for r in self.routes)
         self._rest = any(r.backend == "torch" for r in self.routes)
-        resolve_gradients(optimizer, self.routes)
-        fresh = create_states(optimizer, self.routes)
         self._launch: Launch | None = None
+        self._core: _core.Plan | None = None
+
+    def first_step(
+        self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler = NO_SCALER
+    ) -> None:
+        """Create what is missing and step; what is refused now is an error and leaves nothing."""
+        resolve_gradients(optimizer, self.routes)
+        new = create_states(optimizer, self.routes)
+        try:
+            self._build(optimizer, new.fresh, scaler)
+            refused = self._run(optimizer, grad_scale, scaler)
+            if refused is not None:
+                raise refusal(optimizer, *refused)
+        except BaseException:
+            new.drop(optimizer)
+            raise
+
+    def _build(self, optimizer: FusedStep, fresh: bytes, scaler: Scaler) -> None:
         launched = {i for i, r in enumerate(self.routes) if r.backend == "triton"}
         if launched:
             from .backends.triton.launch import Launch
@@ -221,7 +256,6 @@ class Plan:
                 self._launch = Launch(optimizer, optimizer._rule, launched, fresh, scaler)
             except Changed as refused:
                 raise refusal(optimizer, refused.index, str(refused)) from refused
-        self._core: _core.Plan | None = None
         # It reads hyperparameters on the host: not where they may be tensors on a device.
         if not launched or any(r.backend == "cpu" for r in self.routes):
             self._core = _core.Plan(
@@ -240,14 +274,6 @@ class Plan:
         `grad_scale` is for parameters on the CPU and for torch's path, `scaler` for Triton's.
         """
         return self._run(optimizer, grad_scale, scaler) is None
-
-    def first_step(
-        self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler = NO_SCALER
-    ) -> None:
-        """Step right after planning: what is still refused is an error."""
-        refused = self._run(optimizer, grad_scale, scaler)
-        if refused is not None:
-            raise refusal(optimizer, *refused)
 
     def _run(
         self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler

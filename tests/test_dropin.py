@@ -1,4 +1,4 @@
-"""Drop-in behaviour over torch's own table of optimizers, `optim_db`: constructors and their errors,
+"""Drop-in behaviour over torch's own table of optimizers, `optim_db`: constructors, their errors,
 steps, state_dict both ways, copies, param groups, torch's implementation flags.
 """
 
@@ -170,7 +170,7 @@ def test_state_of_old_checkpoints(name: str) -> None:
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
 @inputs
 def test_copies(name: str, kwargs: dict[str, Any], copied: Any) -> None:
-    """A deep copy or a pickle goes on by itself: same bits, no tensor shared, original untouched."""
+    """A deep copy or a pickle goes on by itself: same bits, the original untouched."""
     a, _ = make(name, **kwargs)
     run(a, 2)
     b = copied(a)

@@ -14,6 +14,7 @@ from support import (
     Optimizer,
     Stepped,
     assert_same_bits,
+    optimizer_named,
     parameter,
     to_numpy,
     values,
@@ -125,12 +126,34 @@ def test_the_references_fma(fma: object, dtype: type) -> None:
     # 2 - ulp**2, 2 + 2 ulp + ulp**2 and 1 + 5/4 ulp: beside or between two neighbours.
     a[1000:1003], b[1000:1003] = one + ulp, [one - ulp, one + ulp, one]
     c[1000:1003] = [one, one, ulp / 4]
+    # A hair beside a tie, nearer than float64 can tell: (1 + ulp) +- (1 - 4**-n) * ulp / 2 is to be
+    # 1 + ulp, its odd neighbour, both times; rounded twice it would become the even ones.
+    hair = dtype(2.0) ** -np.arange(15, 24).astype(dtype)
+    for start, sign in ((1100, 1), (1200, -1)):
+        these = slice(start, start + len(hair))
+        a[these], b[these], c[these] = one + hair, (one - hair) * ulp / 2 * sign, one + ulp
     got = np.asarray(fma(a, b, c))
     exact = [
         rounded(Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z)), dtype)
         for x, y, z in zip(a, b, c, strict=True)
     ]
     np.testing.assert_array_equal(got, np.asarray(exact, dtype))
+
+
+def test_the_engines_fma(isa: str) -> None:
+    """A hair beside a tie, as above, through SGD: p - lr * g is to stay the odd 1 + ulp.
+
+    The baseline has no such instruction; rounding twice there would seldom show in random numbers.
+    """
+    sgd = optimizer_named("sgd").ours
+    for dtype in (torch.float32, torch.float64):
+        ulp = torch.finfo(dtype).eps
+        for n in range(15, 24):
+            p = torch.nn.Parameter(torch.full((33,), 1 + ulp, dtype=dtype))
+            p.grad = torch.full_like(p, (1 - 2.0**-n) * ulp / 2)
+            p.grad[::2] *= -1
+            sgd([p], lr=1 + 2.0**-n).step()
+            assert (p == 1 + ulp).all(), (dtype, n)
 
 
 def test_exact_is_close_to_float64(case: Case) -> None:

@@ -39,6 +39,9 @@ inline F64 fma(F64 a, F64 b, F64 c) {
   return F64{__builtin_fma(a[0], b[0], c[0]), __builtin_fma(a[1], b[1], c[1])};
 }
 
+inline U32 zero_extend(U16 x) { return __builtin_convertvector(x, U32); }
+inline U16 upper_halves(U32 x) { return __builtin_convertvector(x >> 16, U16); }
+
 inline F32 sqrt(F32 x) { return (F32)_mm_sqrt_ps((__m128)x); }
 inline F64 sqrt(F64 x) { return (F64)_mm_sqrt_pd((__m128d)x); }
 

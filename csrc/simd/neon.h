@@ -15,6 +15,9 @@ inline F64 fma(F64 a, F64 b, F64 c) {
 inline F32 sqrt(F32 x) { return (F32)vsqrtq_f32((float32x4_t)x); }
 inline F64 sqrt(F64 x) { return (F64)vsqrtq_f64((float64x2_t)x); }
 
+inline U32 zero_extend(U16 x) { return __builtin_convertvector(x, U32); }
+inline U16 upper_halves(U32 x) { return __builtin_convertvector(x >> 16, U16); }
+
 inline F32 widen(U16 x, float16) { return (F32)vcvt_f32_f16((float16x4_t)x); }
 inline U16 narrow(F32 x, float16) { return (U16)vcvt_f16_f32((float32x4_t)x); }
 

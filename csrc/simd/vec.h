@@ -36,8 +36,8 @@ inline V splat(double x) {
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA
 
-// fma, sqrt and the float16 conversions are the only operations that an instruction set spells
-// its own way; everything else is the compiler's vector arithmetic.
+// fma, sqrt and moving between 16 and 32 bits are the only operations that an instruction set
+// spells its own way; everything else is the compiler's vector arithmetic.
 #if defined(FASTOPT_SIMD_AVX512)
 #include "avx512.h"
 #elif defined(FASTOPT_SIMD_AVX2)
@@ -73,13 +73,13 @@ inline F32 widen(F32 x) { return x; }
 inline F64 widen(F64 x) { return x; }
 
 // bfloat16 is the upper half of a float32.
-inline F32 widen(U16 x, bfloat16) { return (F32)(__builtin_convertvector(x, U32) << 16); }
+inline F32 widen(U16 x, bfloat16) { return (F32)(zero_extend(x) << 16); }
 
 // Round to nearest, ties to even; every NaN becomes the quiet one that torch writes.
 inline U16 narrow(F32 x, bfloat16) {
   const U32 bits = (U32)x;
-  const U32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return __builtin_convertvector((I32)(x == x) ? rounded : U32{} + 0x7fc0, U16);
+  const U32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return upper_halves((I32)(x == x) ? rounded : U32{} + 0x7fc00000);
 }
 
 // How an element type sits in memory and as what it is computed.

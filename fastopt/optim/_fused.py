@@ -43,17 +43,21 @@ class FusedStep(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         own = self.__dict__  # GradScaler sets both around its call of step()
-        found_inf = own.get("found_inf")
-        if found_inf is not None and found_inf.item():
-            return loss
-        grad_scale = own.get("grad_scale")
-        if grad_scale is not None:
-            grad_scale = grad_scale.item()
+        found_inf, grad_scale = own.get("found_inf"), own.get("grad_scale")
         plan = self._plan
-        if plan is None or not plan.step(self, grad_scale):
+        scaler = NO_SCALER
+        if found_inf is not None or grad_scale is not None:
+            scaler = Scaler(found_inf, grad_scale)
+            # Read by the host only where it must: that waits for the device.
+            if not (plan.on_device if plan else all_on_device(self)):
+                if found_inf is not None and found_inf.item():
+                    return loss
+                if grad_scale is not None:
+                    grad_scale = grad_scale.item()
+        if plan is None or not plan.step(self, grad_scale, scaler):
             self._plan = None
             plan = Plan(self)
-            plan.first_step(self, grad_scale)
+            plan.first_step(self, grad_scale, scaler)
             if plan.lasting:
                 self._plan = plan
         return loss

@@ -53,8 +53,8 @@ def narrow(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def load(at, offsets, mask, DTYPE: tl.constexpr, COMPUTE: tl.constexpr, PATH: tl.constexpr):
-    at = at.to(tl.pointer_type(DTYPE))
+def load(at, start, offsets, mask, DTYPE: tl.constexpr, COMPUTE: tl.constexpr, PATH: tl.constexpr):
+    at = at.to(tl.pointer_type(DTYPE)) + start
     if PATH == FULL:
         return widen(tl.load(tl.multiple_of(at, 16) + offsets), COMPUTE)
     elif PATH == VECTORS:
@@ -64,8 +64,8 @@ def load(at, offsets, mask, DTYPE: tl.constexpr, COMPUTE: tl.constexpr, PATH: tl
 
 
 @triton.jit
-def store(at, offsets, mask, x, DTYPE: tl.constexpr, PATH: tl.constexpr):
-    at = at.to(tl.pointer_type(DTYPE))
+def store(at, start, offsets, mask, x, DTYPE: tl.constexpr, PATH: tl.constexpr):
+    at = at.to(tl.pointer_type(DTYPE)) + start
     if PATH == FULL:
         tl.store(tl.multiple_of(at, 16) + offsets, narrow(x, DTYPE))
     elif PATH == VECTORS:
@@ -81,21 +81,21 @@ def update(
     SCALER: tl.constexpr, LANES: tl.constexpr, PATH: tl.constexpr,
 ):  # fmt: skip
     """Update LANES elements from `start` on, before `end`; `at`: param, gradient, states."""
-    offsets = start + tl.arange(0, LANES)
-    mask = offsets < end
-    p = load(at[0], offsets, mask, DTYPE, COMPUTE, PATH)
-    g = load(at[1], offsets, mask, DTYPE, COMPUTE, PATH)
+    offsets = tl.arange(0, LANES)
+    mask = offsets < (end - start).to(tl.int32)
+    p = load(at[0], start, offsets, mask, DTYPE, COMPUTE, PATH)
+    g = load(at[1], start, offsets, mask, DTYPE, COMPUTE, PATH)
     states = ()
     for k in tl.static_range(2, len(at)):
-        states = states + (load(at[k], offsets, mask, DTYPE, COMPUTE, PATH),)  # noqa: RUF005
+        states = states + (load(at[k], start, offsets, mask, DTYPE, COMPUTE, PATH),)  # noqa: RUF005
     if SCALER == UNSCALES:
         # Written back, as after GradScaler.unscale_: a later pass finds true gradients.
         g = divide(g, scale.to(COMPUTE))
-        store(at[1], offsets, mask, g, DTYPE, PATH)
+        store(at[1], start, offsets, mask, g, DTYPE, PATH)
     p, states = RULE(p, g * sign, states, scalars, VARIANT)
+    store(at[0], start, offsets, mask, p, DTYPE, PATH)
     for k in tl.static_range(2, len(at)):
-        store(at[k], offsets, mask, states[k - 2], DTYPE, PATH)
-    store(at[0], offsets, mask, p, DTYPE, PATH)
+        store(at[k], start, offsets, mask, states[k - 2], DTYPE, PATH)
 
 
 @triton.jit(do_not_specialize_on_alignment=TABLES)

@@ -1,0 +1,142 @@
+"""The Triton backend without a GPU: its suite under the interpreter, imports, settings, codegen.
+
+The suite is tests/test_triton_interpreted.py, run by a second pytest: Triton reads TRITON_INTERPRET
+when it is imported, and the rest of the tests must not be affected.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support import parameter
+
+import fastopt
+from fastopt.backends import triton
+
+HERE = Path(__file__).parent
+INTERPRETED = {"TRITON_INTERPRET": "1", "FASTOPT_BACKEND": "triton"}
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if k not in INTERPRETED}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=HERE.parent,
+        env={**kept, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ["tests/test_triton_interpreted.py"],
+        # The CPU engine's own suites, on the other backend: what runs in a few seconds of them.
+        ["tests/test_amp.py", "-k", "test_scaler"],
+        ["tests/test_reference.py", "-k", "test_steps and (baseline or neon) and (everything or amsgrad)"],
+    ],
+    ids=["own", "amp", "reference"],
+)
+def test_under_the_interpreter(chosen: list[str]) -> None:
+    found = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, **INTERPRETED)
+    assert found.returncode == 0, found.stdout[-6000:] + found.stderr[-2000:]
+    assert "passed" in found.stdout
+
+
+def test_a_cpu_step_never_imports_triton() -> None:
+    found = python(
+        "-c",
+        "import sys, torch, fastopt\n"
+        "p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3)\n"
+        "o = fastopt.Adam([p]); o.step(); fastopt.explain(o)\n"
+        "assert not [m for m in sys.modules if m.split('.')[0] == 'triton'], 'imported'",
+    )
+    assert found.returncode == 0, found.stderr
+
+
+@needs_triton
+def test_forced_on_the_cpu_without_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One clear error that names the parameter and the remedy; nothing has been written."""
+    monkeypatch.setenv("FASTOPT_BACKEND", "triton")
+    p = parameter((3,), torch.float32, seed=0)
+    p.grad = torch.ones(3)
+    before = p.detach().clone()
+    made = fastopt.Adam([("weight", p)])
+    with pytest.raises(RuntimeError, match=r"'weight' .*is on cpu: .*TRITON_INTERPRET=1"):
+        made.step()
+    assert torch.equal(p, before)
+    assert not made.state
+
+
+def test_forced_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTOPT_BACKEND", "triton")
+    monkeypatch.setattr(triton, "missing", lambda: "Triton is not installed (pip install triton)")
+    made = fastopt.SGD([parameter((3,), torch.float32, seed=0)])
+    with pytest.raises(RuntimeError, match="pip install triton"):
+        fastopt.explain(made)
+
+
+def test_a_gpu_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parameters take torch's step, and the reason says so."""
+    from fastopt import plan
+
+    monkeypatch.setattr(triton, "missing", lambda: "Triton is not installed (pip install triton)")
+    made = fastopt.SGD([parameter((3,), torch.float32, seed=0)])
+    backend, reason = plan.backend_for(made, "auto", torch.device("cuda:0"), 0)
+    assert reason == "Triton is not installed (pip install triton)"
+    assert plan.backend_for(made, "auto", torch.device("cpu"), 0) == ("cpu", "")
+
+
+@needs_triton
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
+def test_codegen(target: str) -> None:
+    """A few cases a target; `python -m benchmarks codegen` does all of them."""
+    found = python("-m", "benchmarks", "codegen", "--target", target, "--quick", "--jobs", "1")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert " 0 with faults" in found.stdout
+
+
+@needs_triton
+def test_codegen_finds_faults() -> None:
+    """The check can fail: without the promise of alignment no access is 128 bits wide."""
+    found = python(
+        "-c",
+        "from benchmarks import codegen\n"
+        "compile_case = codegen.compile_case\n"
+        "def narrow(case):\n"
+        "    compiled, states = compile_case(case)\n"
+        "    for name in ('ptx', 'amdgcn'):\n"
+        "        if name in compiled.asm:\n"
+        "            text = compiled.asm[name].replace('.v4.b32', '.b32').replace('.rn.', '.')\n"
+        "            compiled.asm[name] = text.replace('dwordx4', 'dword')\n"
+        "    return compiled, states\n"
+        "codegen.compile_case = narrow\n"
+        "for target in codegen.TARGETS[1], codegen.TARGETS[3]:\n"
+        "    code = codegen.inspect(codegen.Case(target, 'sgd', 1, 'fp32', 0))\n"
+        "    print(*code.faults, sep='; ')",
+    )
+    assert found.returncode == 0, found.stderr
+    cuda, hip = found.stdout.splitlines()
+    assert "0 loads of 128 bits, expected 12" in cuda
+    assert "inexact arithmetic" in cuda
+    assert "0 stores of 128 bits, expected 8" in hip
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_gpu_suite_without_a_gpu() -> None:
+    found = python("-m", "benchmarks", "gpu")
+    assert found.returncode != 0
+    assert "needs a GPU" in found.stdout + found.stderr

@@ -1,0 +1,387 @@
+"""Triton's kernels in its interpreter, bit for bit against the CPU engine: rules, sizes, layouts,
+groups and steps, GradScaler, step counts on the device, tables, errors, explain().
+
+Run by tests/test_triton.py in a process of its own, with TRITON_INTERPRET=1.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import ALL_DTYPES, Case, assert_same_bits, discover, parameter, values
+from torch import Tensor
+
+import fastopt
+from fastopt import _core
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("run by test_triton.py", allow_module_level=True)
+
+from fastopt.backends.triton import bucket, kernel, rules, tables
+
+# Older interpreters round a fused multiply-add twice. Each of the at most 5 in an update then is one
+# rounding off, which a few steps carry on; on a GPU and in newer interpreters nothing differs.
+EXACT_FMA = hasattr(__import__("triton.runtime.interpreter", fromlist=["_interpreter"])._interpreter,
+                    "fma_fp32")  # fmt: skip
+UNITS = 40
+BLOCK = bucket.lanes(4, 32)["BLOCK"]
+
+Make = Callable[[], torch.optim.Optimizer]
+
+
+def compare(a: Tensor, b: Tensor, what: object = "") -> None:
+    if EXACT_FMA:
+        assert_same_bits(a, b, what)
+    else:
+        tolerance = UNITS * torch.finfo(a.dtype).eps
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def params_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def both(
+    monkeypatch: pytest.MonkeyPatch, make: Make, step: Callable[[torch.optim.Optimizer], None]
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """The same optimizer stepped by Triton and by the CPU engine; everything must be equal."""
+    made = []
+    for backend, path in (("triton", "triton"), ("auto", "cpu")):
+        monkeypatch.setenv("FASTOPT_BACKEND", backend)
+        optimizer = make()
+        step(optimizer)
+        assert {b.path for b in fastopt.explain(optimizer).buckets} == {path}
+        made.append(optimizer)
+    ours, engine = made
+    for i, (p, q) in enumerate(zip(params_of(ours), params_of(engine), strict=True)):
+        compare(p, q, f"parameter {i}")
+        assert ours.state[p].keys() == engine.state[q].keys()
+        for name, state in ours.state[p].items():
+            compare(state, engine.state[q][name], f"{name} of parameter {i}")
+    return ours, engine
+
+
+def stepped(count: int, absent: Sequence[tuple[int, int]] = ()) -> Any:
+    """Step so often; (step, parameter) in `absent` has no gradient there."""
+
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        for k in range(count):
+            for i, p in enumerate(params_of(optimizer)):
+                p.grad = None if (k, i) in absent else values(p.shape, p.dtype, 100 * k + i)
+            optimizer.step()
+
+    return step
+
+
+def test_every_hyperparameter(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> torch.optim.Optimizer:
+        return case.optimizer.ours([parameter((70,), torch.float32, seed=0)], **case.hyper)
+
+    both(monkeypatch, make, stepped(3))
+
+
+VARIANTS: list[tuple[Any, dict[str, Any]]] = [
+    (fastopt.SGD, {}),
+    (fastopt.SGD, {"momentum": 0.9, "dampening": 0.2, "weight_decay": 0.1, "maximize": True}),
+    (fastopt.AdamW, {}),
+    (fastopt.Adam, {"amsgrad": True, "weight_decay": 0.1}),
+    *(
+        (fastopt.RMSprop, {"momentum": momentum, "centered": centered, "weight_decay": 0.1})
+        for momentum in (0, 0.9)
+        for centered in (False, True)
+    ),
+]
+
+
+@pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)
+@pytest.mark.parametrize(("cls", "hyper"), VARIANTS, ids=str)
+def test_every_variant_and_dtype(
+    cls: Any, hyper: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All in one launch: empty, 0-d, one element, whole vectors, a remainder, two blocks."""
+    shapes = [(0,), (), (1,), (16, 8), (131,), (2 * BLOCK + 3,)]
+
+    def make() -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = cls(
+            [parameter(s, dtype, seed=i) for i, s in enumerate(shapes)], **hyper
+        )
+        return made
+
+    both(monkeypatch, make, stepped(2))
+
+
+@pytest.mark.parametrize("shift", [0, 1, 2])
+def test_sizes_around_a_block(shift: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every remainder of a vector, at every alignment; the elements around stay untouched."""
+    sizes = [*range(1, 10), 127, 128, 129, *range(BLOCK - 2, BLOCK + 6)]
+    memory: list[Tensor] = []
+
+    def make() -> torch.optim.Optimizer:
+        memory[:] = [torch.full((n + 8,), 7.0) for n in sizes]
+        views = [m[shift : shift + n] for m, n in zip(memory, sizes, strict=True)]
+        for i, view in enumerate(views):
+            view.copy_(values(view.shape, view.dtype, i))
+        return fastopt.AdamW([view.requires_grad_() for view in views])
+
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        stepped(1)(optimizer)
+        for m, n in zip(memory, sizes, strict=True):
+            assert (m[:shift] == 7).all()
+            assert (m[shift + n :] == 7).all()
+
+    both(monkeypatch, make, step)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda t: t.t(),
+    "sliced": lambda t: t[:, 1:9:2],
+    "row slice": lambda t: t[1:-1],
+    "channels": lambda t: t.reshape(3, 2, 5, -1).to(memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize("grad_layout", ["alike", "contiguous", "expanded", "reversed"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout: str, grad_layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bases: list[Tensor] = []
+
+    def make() -> torch.optim.Optimizer:
+        bases[:] = [values((15, 12), torch.float32, seed=3)]
+        base = LAYOUTS[layout](bases[0])
+        return fastopt.AdamW([base.detach().requires_grad_()], amsgrad=True)
+
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        (p,) = params_of(optimizer)
+        for k in range(3):
+            grad = values(p.shape, p.dtype, seed=k)
+            if grad_layout == "alike":
+                grad = torch.empty_like(p).copy_(grad)
+            elif grad_layout == "expanded":
+                grad = values((1,), p.dtype, seed=k).expand(p.shape)
+            elif grad_layout == "reversed":
+                grad = grad.permute(*reversed(range(grad.ndim))).contiguous()
+                grad = grad.permute(*reversed(range(grad.ndim)))
+            p.grad = grad
+            optimizer.step()
+
+    outside = []
+    ours, _ = both(monkeypatch, make, lambda o: (step(o), outside.append(bases[0].clone())))
+    compare(outside[0], outside[1], "the memory around the parameter")
+    assert params_of(ours)[0].is_leaf
+
+
+def test_groups_and_steps_share_a_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Param groups of all kinds, parameters left out of some steps: one launch a dtype."""
+
+    def make() -> torch.optim.Optimizer:
+        p = [parameter((40 + i,), torch.float32, seed=i) for i in range(6)]
+        p.append(parameter((33,), torch.bfloat16, seed=9))
+        return fastopt.Adam(
+            [
+                {"params": p[:2]},
+                {"params": p[2:4], "lr": 0.1, "maximize": True},
+                {"params": p[4:], "betas": (0.5, 0.6), "weight_decay": 0.3, "eps": 1e-3},
+            ]
+        )
+
+    absent = [(1, 0), (1, 3), (2, 6), (3, 0)]
+    ours, _ = both(monkeypatch, make, stepped(5, absent))
+    assert len(ours._plan._launch.buckets) == 2  # type: ignore[attr-defined]
+    assert [ours.state[p]["step"].item() for p in params_of(ours)] == [3, 5, 5, 4, 5, 5, 4]
+
+
+def test_variants_are_chosen_by_group_and_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> torch.optim.Optimizer:
+        p = [parameter((20,), torch.float32, seed=i) for i in range(2)]
+        return fastopt.SGD([{"params": p[:1], "momentum": 0.9}, {"params": p[1:]}], lr=0.1)
+
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        stepped(2)(optimizer)
+        optimizer.param_groups[1].update(momentum=0.5, lr=0.3)
+        stepped(2)(optimizer)
+
+    both(monkeypatch, make, step)
+
+
+def test_parameters_that_share_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, as torch's loop does."""
+
+    def make() -> torch.optim.Optimizer:
+        base = values((64,), torch.float32, seed=0)
+        return fastopt.SGD([base[a:b].requires_grad_() for a, b in ((0, 40), (20, 64), (30, 50))])
+
+    ours, _ = both(monkeypatch, make, stepped(2))
+    assert len(ours._plan._launch.buckets) == 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("unscaled", [False, True])
+@pytest.mark.parametrize(("cls", "hyper"), [VARIANTS[1], VARIANTS[3], VARIANTS[-1]], ids=str)
+def test_scaler_stays_on_the_device(
+    cls: Any, hyper: dict[str, Any], unscaled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps skipped by found_inf, the first one among them; nobody asks a tensor for its value."""
+    skips = [True, False, True, False]
+
+    def make() -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = cls([parameter((150,), torch.float32, seed=0)], **hyper)
+        return made
+
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        (p,) = params_of(optimizer)
+        for k, skip in enumerate(skips):
+            p.grad = values(p.shape, p.dtype, seed=k) * 8
+            optimizer.found_inf = torch.full((1,), float(skip))  # type: ignore[attr-defined]
+            optimizer.grad_scale = None if unscaled else torch.tensor(8.0)  # type: ignore[attr-defined]
+            before = p.detach().clone()
+            with monkeypatch.context() as patched:
+                if os.environ["FASTOPT_BACKEND"] == "triton":
+                    patched.setattr(Tensor, "item", None)
+                optimizer.step()
+            assert torch.equal(p, before) == skip
+
+    made = []
+    for backend in ("triton", "auto"):
+        monkeypatch.setenv("FASTOPT_BACKEND", backend)
+        made.append(make())
+        step(made[-1])
+    for a, b in zip(params_of(made[0]), params_of(made[1]), strict=True):
+        # The device counts steps and computes their scalars itself: see rules.power.
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+        for name, state in made[0].state[a].items():
+            torch.testing.assert_close(state, made[1].state[b][name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("cls", [fastopt.AdamW, fastopt.RMSprop])
+def test_capturable_counts_on_the_device(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(backend: str, **more: Any) -> tuple[Tensor, torch.optim.Optimizer]:
+        monkeypatch.setenv("FASTOPT_BACKEND", backend)
+        made = cls([parameter((150,), torch.float32, seed=0)], **more)
+        stepped(3, [(1, 0)])(made)
+        return params_of(made)[0], made
+
+    p, ours = run("triton", capturable=True)
+    q, engine = run("auto")
+    assert all(b.counts for b in ours._plan._launch.buckets)  # type: ignore[attr-defined]
+    assert ours.state[p]["step"].item() == engine.state[q]["step"].item() == 2
+    torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("rule", _core.rules())
+def test_scalars_on_the_device(rule: str) -> None:
+    """In double, to 1e-12 of the host's; hyperparameters read from tensors, counts in both types."""
+    group = {
+        **{"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "momentum": 0.5},
+        **{"dampening": 0.2, "nesterov": False, "amsgrad": False, "alpha": 0.9, "centered": False},
+        **{"decoupled_weight_decay": True, "maximize": True},
+    }
+    steps = [torch.tensor(0.0), torch.tensor(6.0), torch.tensor(99999.0, dtype=torch.float64)]
+    steps.append(torch.tensor(3.0))
+    lr = torch.tensor(0.25, dtype=torch.float64)
+    at = [step.data_ptr() | (step.dtype == torch.float64) for step in steps]
+    hyper = [[-1.0, *flat(rule, group)]]
+    hyper_at = [[0] * len(hyper[0])]
+    hyper_at[0][1] = lr.data_ptr() | 1
+    names = _core.scalars(rule, group, 1.0)
+    out = torch.zeros(4, 1 + len(names), dtype=torch.float64)
+    fresh = torch.tensor([1, 0, 0, 1], dtype=torch.int32)
+    kernel.count_steps[(1,)](
+        4,
+        torch.tensor([16, 16, 16, 0]),
+        torch.tensor(at),
+        torch.zeros(4, dtype=torch.int32),
+        fresh,
+        torch.tensor(hyper, dtype=torch.float64),
+        torch.tensor(hyper_at),
+        out,
+        torch.zeros(()),
+        SCALARS_OF=rules.RULES[rule].scalars,
+        HYPER=len(hyper[0]) - 1,
+        COUNTS=True,
+        SCALER=0,
+        BLOCK=bucket.COUNT_BLOCK,
+    )
+    assert [step.item() for step in steps] == [1, 7, 100000, 3]
+    assert fresh.tolist() == [0, 0, 0, 1]
+    for i, step in enumerate((1.0, 7.0, 100000.0)):
+        expected = _core.scalars(rule, {**group, "lr": 0.25}, step, first=i == 0)
+        np.testing.assert_allclose(out[i], [-1.0, *expected.values()], rtol=1e-12)
+
+
+def flat(rule: str, group: dict[str, Any]) -> list[float]:
+    found = [group[key] for key in _core.hyper_names(rule)]
+    return [float(x) for v in found for x in (v if isinstance(v, tuple) else (v,))]
+
+
+def test_states_are_the_cores() -> None:
+    """The registry of the Triton side lists what csrc/rules has, in its order."""
+    for optimizer in discover():
+        for hyper in optimizer.variants.values():
+            made = optimizer.ours([parameter((2,), torch.float32, seed=0)], **hyper)
+            rule = made._rule  # type: ignore[attr-defined]
+            names = tuple(_core.state_names(rule, made.param_groups[0]))
+            assert names in rules.RULES[rule].states
+    assert set(rules.RULES) == set(_core.rules())
+
+
+def test_table_sends_only_what_changed() -> None:
+    table = tables.Table(
+        torch.device("cpu"), {"a": (torch.int64, (3,)), "b": (torch.float32, (2, 2))}
+    )
+    table.host["a"][:] = 5
+    table.upload()
+    assert table.device["a"].tolist() == [5, 5, 5]
+    table.device["a"].fill_(-1)  # a mark: whatever is sent again overwrites it
+    table.host["b"][1, 1] = 2
+    table.upload()
+    assert table.device["a"].tolist() == [-1, -1, -1]
+    assert table.device["b"].tolist() == [[0, 0], [0, 2]]
+    assert all(view.data_ptr() % 16 == 0 for view in table.device.values())
+
+
+def test_an_unchanged_second_step_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTOPT_BACKEND", "triton")
+    made = fastopt.RMSprop([parameter((5,), torch.float32, seed=i) for i in range(3)])
+    stepped(1)(made)
+    plan = made._plan
+    stepped(2)(made)
+    assert made._plan is plan
+    params_of(made)[0].data = torch.ones(5)
+    stepped(1)(made)
+    assert made._plan is not plan
+
+
+@pytest.mark.parametrize("what", ["state shape", "state device", "expanded"])
+def test_refusals_name_the_parameter(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTOPT_BACKEND", "triton")
+    params = [("a", parameter((4,), torch.float32, 0)), ("b", parameter((4,), torch.float32, 1))]
+    made = fastopt.Adam(params)
+    stepped(1)(made)
+    p = params_of(made)[1]
+    if what == "state shape":
+        made.state[p]["exp_avg"] = torch.zeros(5)
+        message = r"'b' .*its state 'exp_avg' has shape \(5,\), the parameter \(4,\)"
+    elif what == "state device":
+        made.state[p]["exp_avg"] = torch.zeros(4, device="meta")
+        message = r"'b' .*its state 'exp_avg' is on meta, the parameter on cpu"
+    else:
+        p.data = torch.ones(1).expand(4)
+        message = r"'b' .*it is expanded"
+    before = params_of(made)[0].detach().clone()
+    with pytest.raises(RuntimeError, match=message):
+        stepped(1)(made)
+    assert torch.equal(params_of(made)[0], before)
+
+
+def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTOPT_BACKEND", "triton")
+    params = [parameter((4, 3), torch.float32, seed=i) for i in range(2)]
+    params[1].data = params[1].data[:, ::2]
+    made = fastopt.SGD(params)
+    first, second = fastopt.explain(made).buckets
+    assert (first.path, first.reason) == ("triton", "one launch per dtype")
+    assert "copied to and from a dense layout" in second.reason
