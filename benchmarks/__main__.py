@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import codegen, compare, cpu, curves
+from benchmarks import codegen, compare, cpu, curves, gpu
 
-COMMANDS = {"cpu": cpu, "curves": curves, "compare": compare, "codegen": codegen}
+COMMANDS = {"cpu": cpu, "curves": curves, "compare": compare, "codegen": codegen, "gpu": gpu}
 
 
 def main() -> int:

@@ -28,9 +28,10 @@ ITEM_BYTES = {"fp32": 4, "fp64": 8, "bf16": 2, "fp16": 2}
 LATENCY = 1e-6
 
 
-# Bytes a thread. On sm_80 ptxas parks up to two doubles in the L1 cache to fit one more block on a
-# processor (Adam and plain RMSprop); telling it not to (maxnreg) costs all other kernels occupancy.
-MAY_SPILL = {("sm_80", "fp64"): 16}
+# Bytes a thread. Where a kernel just misses fitting one more block on a processor, ptxas parks one
+# or two values in the L1 cache (three of the 256 kernels: Adam and plain RMSprop in float64 on
+# sm_80, AMSGrad in float32 on sm_90). Forbidding it (maxnreg) costs all kernels occupancy.
+MAY_SPILL = 16
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def inspect(case: Case) -> Code:
             code.faults.append(f"{found} {what} of 128 bits, expected {expected}")
     threads = case.target.threads(code.registers, bucket.WARPS * case.target.warp)
     code.in_flight = threads * bucket.THREAD_BYTES * streams / case.target.bytes_needed
-    if spilled > MAY_SPILL.get((case.target.name, case.dtype), 0):
+    if spilled > MAY_SPILL:
         code.faults.append(f"{spilled} bytes or registers spilled")
     if code.in_flight < 1:
         code.faults.append(f"{code.registers} registers keep only {code.in_flight:.0%} under way")
@@ -234,7 +235,8 @@ def table(codes: list[Code]) -> Any:
     shown = Table(
         title="Triton codegen, no GPU involved",
         caption="registers without / with GradScaler's part; bytes under way over bytes needed\n"
-        "all accesses 128 bits wide, no spills, no barriers, correctly rounded: ok",
+        f"ok: all accesses 128 bits wide, at most {MAY_SPILL} bytes spilled, no barriers,\n"
+        "arithmetic correctly rounded",
         caption_justify="left",
         box=None,
     )

@@ -22,12 +22,13 @@ from fastopt import _core
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by test_triton.py", allow_module_level=True)
 
+from triton.runtime import interpreter
+
 from fastopt.backends.triton import bucket, kernel, rules, tables
 
-# Older interpreters round a fused multiply-add twice. Each of the at most 5 in an update then is one
-# rounding off, which a few steps carry on; on a GPU and in newer interpreters nothing differs.
-EXACT_FMA = hasattr(__import__("triton.runtime.interpreter", fromlist=["_interpreter"])._interpreter,
-                    "fma_fp32")  # fmt: skip
+# Older interpreters round a fused multiply-add twice. Each of the at most 5 in an update is then
+# one rounding off, which a few steps carry on; on a GPU and in newer interpreters none is.
+EXACT_FMA = hasattr(interpreter._interpreter, "fma_fp32")
 UNITS = 40
 BLOCK = bucket.lanes(4, 32)["BLOCK"]
 
@@ -273,7 +274,7 @@ def test_capturable_counts_on_the_device(cls: Any, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("rule", _core.rules())
 def test_scalars_on_the_device(rule: str) -> None:
-    """In double, to 1e-12 of the host's; hyperparameters read from tensors, counts in both types."""
+    """In double, to 1e-12 of the host's; the learning rate a tensor, counts of both types."""
     group = {
         **{"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "momentum": 0.5},
         **{"dampening": 0.2, "nesterov": False, "amsgrad": False, "alpha": 0.9, "centered": False},

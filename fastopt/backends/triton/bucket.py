@@ -40,7 +40,11 @@ REALS = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 def lanes(itemsize: int, warp_size: int) -> dict[str, int]:
     """The kernel's constants for elements of a size: BLOCK a program, VECTOR, SINGLES."""
     threads = WARPS * warp_size
-    return {"BLOCK": THREAD_BYTES // itemsize * threads, "VECTOR": 16 // itemsize, "SINGLES": threads}
+    return {
+        "BLOCK": THREAD_BYTES // itemsize * threads,
+        "VECTOR": 16 // itemsize,
+        "SINGLES": threads,
+    }
 
 
 def warp_size(device: torch.device) -> int:
@@ -133,8 +137,9 @@ class Bucket:
         for slot in self.updated:
             for live, stage in slot.stages:
                 stage.copy_(live)
-            if slot.grad_stage is not None:
-                slot.grad_stage.copy_(slot.param.grad)
+            grad = slot.param.grad
+            if slot.grad_stage is not None and grad is not None:
+                slot.grad_stage.copy_(grad)
         self._table.upload()
         # The interpreter computes with NumPy, which warns of what IEEE 754 defines.
         with np.errstate(all="ignore") if kernel.INTERPRETED.value else nullcontext():
@@ -144,8 +149,9 @@ class Bucket:
         for slot in self.updated:
             for live, stage in slot.stages:
                 live.copy_(stage)
-            if slot.grad_stage is not None and scaler.grad_scale is not None:
-                slot.param.grad.copy_(slot.grad_stage)
+            grad = slot.param.grad
+            if slot.grad_stage is not None and grad is not None and scaler.mode == 2:
+                grad.copy_(slot.grad_stage)
         if not self.counts:
             self._host.count(self._live)
 

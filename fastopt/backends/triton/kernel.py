@@ -6,6 +6,9 @@ int64, because one tensor alone may have more than 2**31 elements. `count_steps`
 where the host does not know the step: it counts on the device and writes that table of scalars.
 """
 
+# mypy: disable-error-code="assignment"
+# Triton's language, where a tuple that grows has a new type each time.
+
 from __future__ import annotations
 
 import triton
@@ -182,9 +185,10 @@ def count_steps(
     """
     tensor = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = tensor < tensors
-    live = mask & (tl.load(grads + tensor, mask=mask, other=0) != 0)
+    end = tensors
     if SCALER >= SKIPS:
-        live = live & (tl.load(found_inf) == 0)
+        end = tl.where(tl.load(found_inf) != 0, 0, tensors)
+    live = (tensor < end) & (tl.load(grads + tensor, mask=mask, other=0) != 0)
     step = tl.zeros([BLOCK], tl.float64)
     if COUNTS:
         address = tl.load(steps + tensor, mask=mask, other=0)

@@ -111,7 +111,7 @@ def power(base, count):
     result = base * 0 + 1
     exponent = count.to(tl.int64)
     for _ in range(31):
-        result = tl.where(exponent & 1 == 1, result * base, result)
+        result = tl.where((exponent & 1) == 1, result * base, result)
         base = base * base
         exponent = exponent >> 1
     return result

@@ -26,7 +26,7 @@ def number_at(tensor: Tensor) -> int:
 
 def without_tensors(group: dict[str, Any]) -> dict[str, Any]:
     """The group with a number for every tensor on a device, which nobody may read."""
-    stands_in = {
+    stands_in: dict[str, Any] = {
         key: 0.5
         for key, value in group.items()
         if isinstance(value, Tensor) and value.device.type != "cpu"

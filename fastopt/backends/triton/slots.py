@@ -141,7 +141,7 @@ def prepare(slot: Slot) -> None:
         )
 
 
-def collect(slots: Sequence[Slot], addresses: NDArray[np.int64]) -> None:
+def collect(slots: Sequence[Slot], addresses: NDArray[Any]) -> None:
     """Write the address of every gradient, 0 where there is none; raise Changed if unlike the plan.
 
     Runs once a step for every tensor, so its place is the compiled core: see docs/gpu.md.

@@ -59,10 +59,10 @@ class PinnedRing:
             return
         if self._spare is None:
             self._spare = self._new()
-        if self._sent and self._sent[0][1].query():
+        if self._sent and self._sent[0][1].query():  # type: ignore[no-untyped-call]
             buffer, event = self._sent.popleft()
         else:
-            buffer, event = self._new(), torch.cuda.Event()
+            buffer, event = self._new(), torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._copy(target, buffer, values)
         event.record()
         self._sent.append((buffer, event))
