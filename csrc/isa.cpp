@@ -79,7 +79,10 @@ void enrol(Kernels& table, int index, const Rule& rule) {
 void stream(float* const* streams, int reads, int writes, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i += kLanes32) {
     F32 sum{};
-    for (int k = 0; k < reads; ++k) sum += Full::load(streams[k] + i);
+    for (int k = 0; k < reads; ++k) {
+      __builtin_prefetch(streams[k] + i + kPrefetchBytes / sizeof(float));
+      sum += Full::load(streams[k] + i);
+    }
     for (int k = 0; k < writes; ++k) Full::store(streams[k] + i, sum);
   }
 }

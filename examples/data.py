@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import kornia.augmentation as kornia
 import torch
-from sklearn import datasets, model_selection  # type: ignore[import-untyped]
+from sklearn import datasets, model_selection
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -72,7 +72,8 @@ def sgd(
     maximize: bool,
 ) -> None:
     """SGD over lists: see :class:`fastopt.SGD` for the algorithm, `torch.optim.sgd.sgd` for the
-    arguments. A None in `momentum_buffer_list` is replaced by that parameter's first buffer."""
+    arguments. A None in `momentum_buffer_list` is replaced by that parameter's first buffer.
+    """
     _refuse("sgd", has_sparse_grad=has_sparse_grad)
     buffers: list[Tensor] = []
     first = bytes(buffer is None for buffer in momentum_buffer_list)
@@ -121,7 +122,8 @@ def adam(
     maximize: bool,
 ) -> None:
     """Adam over lists: see :class:`fastopt.Adam` for the algorithm, `torch.optim.adam.adam` for the
-    arguments. `state_steps` are counted up."""
+    arguments. `state_steps` are counted up.
+    """
     _refuse("adam", capturable=capturable, differentiable=differentiable)
     states = [exp_avgs, exp_avg_sqs] + ([max_exp_avg_sqs] if amsgrad else [])
     _update(
@@ -207,7 +209,8 @@ def rmsprop(
     centered: bool,
 ) -> None:
     """RMSprop over lists: see :class:`fastopt.RMSprop` for the algorithm,
-    `torch.optim.rmsprop.rmsprop` for the arguments. `state_steps` are counted up."""
+    `torch.optim.rmsprop.rmsprop` for the arguments. `state_steps` are counted up.
+    """
     _refuse("rmsprop", capturable=capturable, differentiable=differentiable)
     states = [square_avgs]
     if momentum > 0:

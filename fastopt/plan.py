@@ -141,7 +141,8 @@ def route_of_grad(
 
 def resolve_gradients(optimizer: FusedStep, routes: list[Route]) -> None:
     """Give lazy conjugates and negations, which autograd may leave in .grad, the memory they stand
-    for: the engine reads memory. Their values stay what they are."""
+    for: the engine reads memory. Their values stay what they are.
+    """
     for (_, param), r in zip(parameters(optimizer), routes, strict=True):
         grad = param.grad
         if r.backend != "torch" and grad is not None and (grad.is_conj() or grad.is_neg()):
@@ -179,7 +180,7 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
     for index, (group, param) in enumerate(parameters(optimizer)):
         if routes[index].backend == "torch" or param.grad is None:
             continue
-        state = optimizer.state[param] if param in optimizer.state else {}
+        state = optimizer.state.get(param, {})
         created: dict[str, Tensor] = {}
         if _core.counts_steps(rule) and "step" not in state:
             wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")

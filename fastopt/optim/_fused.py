@@ -1,4 +1,4 @@
-"""The step of every fastopt optimizer: who listens, the fused path, torch's own path, in this order.
+"""The step of every fastopt optimizer: the fused path, who listens, torch's own path.
 
 Each class is `class Adam(FusedStep, torch.optim.Adam)`: constructor, param groups, state_dict,
 hooks and pickling are torch's own and stay so; only what happens inside `step` is ours.
@@ -84,14 +84,14 @@ class FusedStep(torch.optim.Optimizer):
     step.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it once more
 
     def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """torch's own step, without the hooks around it."""
+        """Torch's own step, without the hooks around it."""
         step = super().step.__func__  # type: ignore[attr-defined]
         if getattr(step, "hooked", False):
             step = step.__wrapped__
         return step(self, closure)
 
     def _torch_step_of(self, params: Iterable[torch.Tensor], grad_scale: float | None) -> None:
-        """torch's own step for these parameters only."""
+        """Torch's own step for these parameters only."""
         chosen = {id(p) for p in params}
         groups = self.param_groups
         own = self.__dict__
