@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,9 @@ def test_a_core_that_does_not_load(core: str, tmp_path: Path) -> None:
         target.write_text(file.read_text())
     if core == "foreign":
         (package / Path(_core.__file__).name).write_text("not for this processor")
-    found = python("-c", "import fastopt", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    # -S: an editable install hooks the import of fastopt, wherever the path leads.
+    path = os.pathsep.join([str(tmp_path), sysconfig.get_path("purelib")])
+    found = python("-S", "-c", "import fastopt", cwd=tmp_path, PYTHONPATH=path)
     assert found.returncode != 0
     last = found.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: fastopt's compiled core does not load here")
