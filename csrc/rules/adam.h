@@ -49,6 +49,7 @@ template <bool kAmsgrad>
 struct Adam {
   using Scalars = AdamScalars;
   static constexpr int kStates = kAmsgrad ? 3 : 2;
+  static constexpr bool kPrefetch = true;
 
   template <class V>
   struct Update {

@@ -39,6 +39,7 @@ template <bool kMomentum, bool kCentered>
 struct Rmsprop {
   using Scalars = RmspropScalars;
   static constexpr int kStates = 1 + kMomentum + kCentered;
+  static constexpr bool kPrefetch = true;
 
   template <class V>
   struct Update {

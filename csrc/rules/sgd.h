@@ -35,6 +35,9 @@ template <bool kMomentum>
 struct Sgd {
   using Scalars = SgdScalars;
   static constexpr int kStates = kMomentum;
+  // Its loop is short enough for the processor to run ahead by itself: asking for memory too took
+  // 5 % more time over 64M elements (28.7 ms against 27.3).
+  static constexpr bool kPrefetch = false;
 
   template <class V>
   struct Update {
