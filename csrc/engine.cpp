@@ -11,7 +11,7 @@
 namespace fastopt {
 namespace {
 
-// Fewer elements than this a thread are not worth waking it for: see docs/performance.md.
+// Fewer elements than this a thread are not worth waking it for (measured: docs/performance.md).
 constexpr int64_t kMinShare = 16384;
 // Shares meet at multiples of this many elements, so that no two threads write one cache line.
 constexpr int64_t kShareGrain = 64;
