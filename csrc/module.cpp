@@ -6,6 +6,8 @@
 #include <omp.h>
 
 #include "dispatch.h"
+#include "functional.h"
+#include "hyper.h"
 #include "plan.h"
 #include "tensors.h"
 

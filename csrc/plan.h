@@ -67,24 +67,7 @@ class Plan {
   bool running_ = false;
 };
 
-// The functional form: one pass over the given lists. Throws Refused before anything is written.
-void update(const std::string& rule, const pybind11::list& params, const pybind11::list& grads,
-            const std::vector<pybind11::list>& states, const pybind11::list& steps,
-            const std::string& first, const std::vector<double>& hyper, bool maximize,
-            std::optional<double> grad_scale, int threads);
-
-// The index of a rule in the registry; throws std::invalid_argument naming the known ones.
-int find_rule(const std::string& name);
-
-// The keys of the states that a group's hyperparameters ask for.
-std::vector<std::string> state_names(const std::string& rule, const pybind11::dict& group);
-
-// The scalars of one step, by name: what every backend multiplies with.
-pybind11::dict scalars(const std::string& rule, const pybind11::dict& group, double step,
-                       bool first);
-
-// The floor of a step's time: one pass over flat float32 tensors of one length that reads all of
-// them and writes `updates` back (their values are overwritten).
-void stream(const pybind11::list& reads, const pybind11::list& updates, int threads);
+// Tell autograd of the coming write, as every in-place operation of torch does.
+void increment_versions(const pybind11::list& params);
 
 }  // namespace fastopt

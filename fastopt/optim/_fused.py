@@ -80,7 +80,7 @@ class FusedStep(torch.optim.Optimizer):
             return self._hooked_step(*args, **kwargs)
         return self._step(*args, **kwargs)
 
-    functools.update_wrapper(step, _step)  # its signature and docstring
+    functools.update_wrapper(step, _step, assigned=["__doc__"])  # and its signature
     step.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it once more
 
     def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -1,0 +1,99 @@
+// The functional form, a rule's names and scalars, the floor.
+#include "functional.h"
+
+#include <omp.h>
+
+#include <algorithm>
+
+#include "dispatch.h"
+#include "engine.h"
+#include "hyper.h"
+#include "plan.h"
+
+namespace py = pybind11;
+
+namespace fastopt {
+
+void update(const std::string& rule_name, const py::list& params, const py::list& grads,
+            const std::vector<py::list>& states, const py::list& steps, const std::string& first,
+            const std::vector<double>& hyper, bool maximize, std::optional<double> grad_scale,
+            int threads) {
+  const int rule = find_rule(rule_name);
+  Hyper h;
+  if (hyper.size() > kMaxHyper) throw std::invalid_argument("too many hyperparameters");
+  std::copy(hyper.begin(), hyper.end(), h.values);
+  h.variant = kernels().rules[rule].variant(h.values);
+  Prologue prologue;
+  prologue.maximize = maximize;
+  prologue.unscale = grad_scale.has_value();
+  prologue.grad_scale = grad_scale.value_or(1);
+
+  Batch batch;
+  batch.clear();
+  batch.set_group(rule, h.variant, h.values, prologue);
+  for (size_t i = 0; i < params.size(); ++i) {
+    PyObject* of_param[kMaxStates] = {};
+    for (size_t k = 0; k < states.size() && k < kMaxStates; ++k) {
+      of_param[k] = PyList_GET_ITEM(states[k].ptr(), Py_ssize_t(i));
+    }
+    PyObject* step = steps.empty() ? nullptr : PyList_GET_ITEM(steps.ptr(), Py_ssize_t(i));
+    try {
+      batch.add(PyList_GET_ITEM(params.ptr(), Py_ssize_t(i)),
+                PyList_GET_ITEM(grads.ptr(), Py_ssize_t(i)), of_param, step,
+                i < first.size() && first[i]);
+    } catch (const Refused& refused) {
+      throw Refused("params[" + std::to_string(i) + "]: " + refused.what());
+    }
+  }
+  if (params.empty()) return;
+  increment_versions(params);
+  py::gil_scoped_release unlocked;
+  batch.run(threads);
+}
+
+std::vector<std::string> state_names(const std::string& rule_name, const py::dict& group) {
+  const int rule = find_rule(rule_name);
+  const char* const* names = kernels().rules[rule].states[read_hyper(rule, group.ptr()).variant];
+  std::vector<std::string> list;
+  for (; *names; ++names) list.emplace_back(*names);
+  return list;
+}
+
+py::dict scalars(const std::string& rule_name, const py::dict& group, double step, bool first) {
+  const int index = find_rule(rule_name);
+  const Rule& rule = kernels().rules[index];
+  double values[kMaxScalars];
+  rule.scalars(read_hyper(index, group.ptr()).values, step, first, values);
+  py::dict named;
+  for (int i = 0; rule.scalar_names[i]; ++i) named[rule.scalar_names[i]] = values[i];
+  return named;
+}
+
+void stream(const py::list& reads, const py::list& updates, int threads) {
+  std::vector<float*> streams;
+  int64_t count = -1;
+  for (const py::list& list : {updates, reads}) {
+    for (const py::handle tensor : list) {
+      View view;
+      read(tensor.ptr(), &view);
+      if (view.dtype != Dtype::float32 || view.ndim != 1 || view.strides[0] != 1 ||
+          (count >= 0 && view.numel != count)) {
+        throw std::invalid_argument("stream() takes flat contiguous float32 tensors of one length");
+      }
+      count = view.numel;
+      streams.push_back(reinterpret_cast<float*>(view.data));
+    }
+  }
+  const int64_t whole = count / 64;  // shares of whole cache lines; a tail is left out
+  const auto run = kernels().stream;
+  py::gil_scoped_release unlocked;
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t size = omp_get_num_threads();
+    const int64_t rank = omp_get_thread_num();
+    run(streams.data(), int(streams.size()), int(updates.size()), whole * rank / size * 64,
+        whole * (rank + 1) / size * 64);
+  }
+}
+
+}  // namespace fastopt

@@ -1,0 +1,30 @@
+// What Python calls beside the plan: the functional form, a rule's names and scalars, the floor.
+#pragma once
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace fastopt {
+
+// The functional form: one pass over the given lists. Throws Refused before anything is written.
+void update(const std::string& rule, const pybind11::list& params, const pybind11::list& grads,
+            const std::vector<pybind11::list>& states, const pybind11::list& steps,
+            const std::string& first, const std::vector<double>& hyper, bool maximize,
+            std::optional<double> grad_scale, int threads);
+
+// The keys of the states that a group's hyperparameters ask for.
+std::vector<std::string> state_names(const std::string& rule, const pybind11::dict& group);
+
+// The scalars of one step, by name: what every backend multiplies with.
+pybind11::dict scalars(const std::string& rule, const pybind11::dict& group, double step,
+                       bool first);
+
+// The floor of a step's time: one pass over flat float32 tensors of one length that reads all of
+// them and writes `updates` back (their values are overwritten).
+void stream(const pybind11::list& reads, const pybind11::list& updates, int threads);
+
+}  // namespace fastopt
