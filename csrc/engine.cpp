@@ -164,7 +164,11 @@ void Batch::add(PyObject* param, PyObject* grad, PyObject* const* states, PyObje
   const View& p = views[0];
   const int reals = p.complex ? 2 : 1;
   const int bytes = kElementBytes[int(p.dtype)];
-  extents_.emplace_back(p.data, p.numel ? p.data + (span(p) + 1) * reals * bytes : p.data);
+  const auto extent = [&](const View& v) {
+    return std::pair(v.data, v.numel ? v.data + (span(v) + 1) * reals * bytes : v.data);
+  };
+  extents_.push_back(extent(p));
+  if (prologues_.back().unscale) extents_.push_back(extent(views[1]));  // it is written back
   if (p.numel == 0) return;
   Entry& entry = entries_.emplace_back();
   entry.kernel = kernels_->update[rule_][variant_][int(p.dtype)];
@@ -177,9 +181,10 @@ void Batch::add(PyObject* param, PyObject* grad, PyObject* const* states, PyObje
   entry.prologue = int(prologues_.size()) - 1;
 }
 
-// Parameters that share memory are updated one after the other, as torch's loop does. Sorting is
+// Tensors that are written to and share memory (tied parameters, a gradient that two parameters
+// have and GradScaler unscales) are updated one after the other, as torch's loop does. Sorting is
 // left out while the addresses stay what they were in the last step.
-bool Batch::parameters_overlap() {
+bool Batch::written_memory_overlaps() {
   if (extents_ != last_extents_) {
     last_extents_ = extents_;
     sorted_extents_ = extents_;
@@ -206,7 +211,7 @@ void Batch::run(int threads) {
   int64_t total = 0;
   for (const Entry& entry : entries_) ends_.push_back(total += entry.run.count);
   const int64_t useful = std::max<int64_t>(1, total / kMinShare);
-  const int team = parameters_overlap() ? 1 : int(std::min<int64_t>(threads, useful));
+  const int team = written_memory_overlaps() ? 1 : int(std::min<int64_t>(threads, useful));
   if (team <= 1) return share(0, total);
 #pragma omp parallel num_threads(team)
   {

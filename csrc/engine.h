@@ -61,7 +61,7 @@ class Batch {
   void prefetch(size_t tensors) const;
   int64_t add_layout(const View* views, int count);
   int scalars_for(double step, bool first);
-  bool parameters_overlap();
+  bool written_memory_overlaps();
   void share(int64_t from, int64_t to) const;
   void update_strided(const Entry& entry, int64_t begin, int64_t end) const;
 

@@ -28,12 +28,23 @@ void update(const std::string& rule_name, const py::list& params, const py::list
   prologue.unscale = grad_scale.has_value();
   prologue.grad_scale = grad_scale.value_or(1);
 
+  size_t expected = 0;
+  while (kernels().rules[rule].states[h.variant][expected]) ++expected;
+  bool even = grads.size() == params.size() && states.size() == expected &&
+              steps.size() == (kernels().rules[rule].counts_steps ? params.size() : 0);
+  for (const py::list& state : states) even &= state.size() == params.size();
+  if (!even) {
+    throw std::invalid_argument("update() takes, for " + std::to_string(params.size()) +
+                                " parameters, as many gradients and steps and " +
+                                std::to_string(expected) + " lists of as many states");
+  }
+
   Batch batch;
   batch.clear();
   batch.set_group(rule, h.variant, h.values, prologue);
   for (size_t i = 0; i < params.size(); ++i) {
     PyObject* of_param[kMaxStates] = {};
-    for (size_t k = 0; k < states.size() && k < kMaxStates; ++k) {
+    for (size_t k = 0; k < expected; ++k) {
       of_param[k] = PyList_GET_ITEM(states[k].ptr(), Py_ssize_t(i));
     }
     PyObject* step = steps.empty() ? nullptr : PyList_GET_ITEM(steps.ptr(), Py_ssize_t(i));

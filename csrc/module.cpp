@@ -3,8 +3,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <omp.h>
-
 #include "dispatch.h"
 #include "functional.h"
 #include "hyper.h"
@@ -45,11 +43,12 @@ void register_isa(py::module_& m) {
   m.def("isa", [] { return kernels().isa; });
   m.def("supported_isas", supported_isas);
   m.def("select_isa", select_isa, "name"_a);
-  m.def("max_threads", [] { return omp_get_max_threads(); });
   m.attr("compiler") = FASTOPT_COMPILER;
 }
 
 void register_step(py::module_& m) {
+  m.attr("dtypes") =
+      py::cast(std::vector<std::string>(std::begin(kDtypeNames), std::end(kDtypeNames)));
   py::register_exception<Refused>(m, "Refused", PyExc_RuntimeError);
   py::class_<Plan>(m, "Plan")
       .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&,

@@ -80,8 +80,9 @@ void read(PyObject* tensor, View* view) {
   } else if (floating && bits == 16) {
     view->dtype = Dtype::float16;
   } else {
-    throw Refused(
-        "has a dtype other than float32, float64, bfloat16, float16, complex64 or complex128");
+    std::string allowed;
+    for (const char* name : kDtypeNames) allowed += std::string(allowed.empty() ? "" : ", ") + name;
+    throw Refused("has a dtype other than " + allowed);
   }
   view->data = static_cast<char*>(t.data) + t.byte_offset;
   view->ndim = t.ndim;
@@ -118,9 +119,7 @@ std::string describe_shape(const View& view) {
 }
 
 const char* dtype_name(const View& view) {
-  static constexpr const char* kReal[kDtypes] = {"float32", "float64", "bfloat16", "float16"};
-  if (view.complex) return view.dtype == Dtype::float32 ? "complex64" : "complex128";
-  return kReal[int(view.dtype)];
+  return kDtypeNames[int(view.dtype) + (view.complex ? kDtypes : 0)];
 }
 
 }  // namespace fastopt

@@ -57,6 +57,10 @@ class Handle {
   void* managed_;
 };
 
+// torch's names of the dtypes that the engine updates.
+constexpr const char* kDtypeNames[] = {"float32", "float64",   "bfloat16",
+                                       "float16", "complex64", "complex128"};
+
 std::string describe_shape(const View& view);
 const char* dtype_name(const View& view);
 

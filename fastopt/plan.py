@@ -20,14 +20,7 @@ if TYPE_CHECKING:
     from .optim._fused import FusedStep
 
 BACKENDS = ("auto", "cpu", "triton", "torch")
-CPU_DTYPES = (
-    torch.float32,
-    torch.float64,
-    torch.bfloat16,
-    torch.float16,
-    torch.complex64,
-    torch.complex128,
-)
+DTYPES = tuple(getattr(torch, name) for name in _core.dtypes)
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 NO_SCALER = Scaler()
 
@@ -87,7 +80,7 @@ def route(optimizer: FusedStep, group: dict[str, Any], param: Tensor, index: int
         return Route("torch", reason)
     if backend == "cpu" and group.get("capturable"):
         return Route("torch", "capturable=True")
-    if param.layout != torch.strided or param.dtype not in CPU_DTYPES:
+    if param.layout != torch.strided or param.dtype not in DTYPES:
         return Route("torch", f"no kernel for {param.dtype}, {param.layout}")
     if param.is_conj() or param.is_neg():
         return Route("torch", "the parameter is a lazy conjugate or negation")

@@ -143,3 +143,34 @@ def test_scaled_expanded_gradient(optimizer: Optimizer) -> None:
         ours.step()
     assert (p.grad == 8).all()
     assert_same_bits(p, start)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_gradient_that_two_parameters_share(optimizer: Optimizer, threads: int) -> None:
+    """Unscaled once for each in turn, as by torch's fused step, and never by two threads at once.
+
+    The middle two of four share it: with equal shares the second thread would begin with the later.
+    """
+    shape = (200_000,)
+    grad = values(shape, torch.float32, seed=1) * 4
+    shared, apart = (
+        optimizer.ours([parameter(shape, torch.float32, seed=k) for k in range(4)])
+        for _ in range(2)
+    )
+    for made, grads in [
+        (shared, [grad.clone(), *[grad.clone()] * 2, grad.clone()]),
+        (apart, [grad / 2, grad / 2, grad / 4, grad / 2]),
+    ]:
+        for p, g in zip(params_of(made), grads, strict=True):
+            p.grad = g
+    shared.grad_scale, shared.found_inf = torch.tensor(2.0), torch.tensor(0.0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        shared.step()
+        apart.step()
+    finally:
+        torch.set_num_threads(before)
+    assert_same_state(shared, apart)
+    for p, q in zip(params_of(shared), params_of(apart), strict=True):
+        assert_same_bits(p, q)

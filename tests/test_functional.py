@@ -20,7 +20,7 @@ from support import (
 )
 from torch import Tensor
 
-from fastopt import functional
+from fastopt import _core, functional
 
 SHAPES = [(5, 3), (17,), (), (0, 2), (2, 64)]
 
@@ -209,3 +209,16 @@ def test_what_torchs_forms_alone_do(optimizer: Optimizer, option: str) -> None:
         states.append(lists.steps)
     with pytest.raises(RuntimeError, match=f"has no {option}=True"):
         form(lists.params, gradients(torch.float32, 1), *states, **options, **{option: True})
+
+
+def test_the_core_counts_its_lists() -> None:
+    """The compiled form reads no list beyond its end, whoever calls it."""
+    one = [torch.ones(3)]
+    for grads, states, steps in [
+        ([], [one], []),
+        (one, [], []),
+        (one, [[]], []),
+        (one, [one], one),
+    ]:
+        with pytest.raises(ValueError, match="for 1 parameters, as many gradients"):
+            _core.update("sgd", one, grads, states, steps, b"", [0.1, 0.9, 0, 0, 0], False, None, 1)
