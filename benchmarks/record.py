@@ -1,4 +1,29 @@
-"""What a measurement ran on: machine, versions, the header of every JSON file; saving, loading."""
+"""What a measurement ran on: machine, versions, the header of every JSON file; saving, loading.
+
+The schema. One command writes one file, named after it: cpu.json, curves.json, ... Every file is
+a header (`kind`, `schema`, `time`, `command`, `settings`, `machine`, `versions`) and `rows`.
+Tables, plots, report and compare are made from these files alone. Fields are added, never changed
+in meaning. A row of any kind has
+
+    id               its address, unique in the file, e.g. "gpt2/Adam/fp32"
+    samples          {contestant: [seconds per step, one per round]}; index i is one round for all;
+                     "floor" is a bare stream over the bytes of the row, where it means something
+    verdict          "ok", "short" of a goal, "noisy", "wrong" (who: `wrong`), "right" (quick run)
+
+and, where they mean something,
+
+    work, algorithm, dtype, tensors, elements
+    bytes_per_param  moved per parameter by one step of fastopt
+    bytes            {contestant: the same}, where contestants differ (8-bit states)
+    errors           {contestant: error of its result in tolerances, at most 1 is right}
+    absent           {contestant: why it did not take part}
+    rounds           rounds of each placement in memory, in the samples' order
+    peer, times, ratio, floor_ratio, goal, floor_goal, missed
+                     what follows from the samples: spreads are {median, q1, q3}; `ratio` is the
+                     peer's time over fastopt's, `floor_ratio` fastopt's over the floor's
+
+What a kind adds to its rows is told where they are made. `curves` calls its rows `points`.
+"""
 
 from __future__ import annotations
 
