@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import codegen, compare, cpu, curves, gpu
+from benchmarks import codegen, compare, cpu, curves, gpu, micro
 
-COMMANDS = {"cpu": cpu, "curves": curves, "compare": compare, "codegen": codegen, "gpu": gpu}
+COMMANDS = {
+    "cpu": cpu,
+    "curves": curves,
+    "micro": micro,
+    "compare": compare,
+    "codegen": codegen,
+    "gpu": gpu,
+}
 
 
 def main() -> int:

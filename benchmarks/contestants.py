@@ -67,7 +67,7 @@ def build(maker: Maker, problem: Problem) -> Contestant:
     return Contestant(optimizer.step, problem.error(params))
 
 
-def floor(problem: Problem) -> Step:
+def floor(problem: Problem, threads: int | None = None) -> Step:
     """The bare stream: one pass, in one parallel region, over the bytes a step moves.
 
     The stream takes float32 only; what the bytes hold makes no difference to it.
@@ -77,5 +77,5 @@ def floor(problem: Problem) -> Step:
     floats = problem.elements * problem.dtype.itemsize // 4
     # Filled, not torch.zeros: pages that were never written are all one page of zeros in cache.
     flat = [torch.empty(floats).fill_(0.0) for _ in range(1 + problem.algorithm.updates)]
-    threads = torch.get_num_threads()
-    return lambda: _core.stream(flat[:1], flat[1:], threads)
+    team = threads or torch.get_num_threads()
+    return lambda: _core.stream(flat[:1], flat[1:], team)

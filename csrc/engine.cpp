@@ -60,6 +60,10 @@ bool overlaps_itself(const View& v) { return v.numel > 1 && span(v) + 1 < v.nume
 
 }  // namespace
 
+int useful_threads(int64_t count, int threads) {
+  return int(std::min<int64_t>(threads, std::max<int64_t>(1, count / kMinShare)));
+}
+
 void Batch::clear() {
   entries_.clear();
   steps_.clear();
@@ -210,8 +214,7 @@ void Batch::run(int threads) {
   ends_.clear();
   int64_t total = 0;
   for (const Entry& entry : entries_) ends_.push_back(total += entry.run.count);
-  const int64_t useful = std::max<int64_t>(1, total / kMinShare);
-  const int team = written_memory_overlaps() ? 1 : int(std::min<int64_t>(threads, useful));
+  const int team = written_memory_overlaps() ? 1 : useful_threads(total, threads);
   if (team <= 1) return share(0, total);
 #pragma omp parallel num_threads(team)
   {

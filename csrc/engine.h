@@ -13,6 +13,9 @@
 
 namespace fastopt {
 
+// Threads that a step over so many real numbers uses, of the `threads` it may.
+int useful_threads(int64_t count, int threads);
+
 // Everything the batch holds is reused from step to step: after the first step nothing allocates.
 class Batch {
  public:

@@ -1,4 +1,4 @@
-// The functional form, a rule's names and scalars, the floor.
+// The functional form, a rule's names and scalars, the floor, a step's parts alone.
 #include "functional.h"
 
 #include <omp.h>
@@ -9,6 +9,7 @@
 #include "engine.h"
 #include "hyper.h"
 #include "plan.h"
+#include "tensors.h"
 
 namespace py = pybind11;
 
@@ -105,6 +106,25 @@ void stream(const py::list& reads, const py::list& updates, int threads) {
     run(streams.data(), int(streams.size()), int(updates.size()), whole * rank / size * 64,
         whole * (rank + 1) / size * 64);
   }
+}
+
+int64_t read_tensors(const py::list& tensors) {
+  int64_t elements = 0;
+  for (const py::handle tensor : tensors) {
+    View view;
+    read(tensor.ptr(), &view);
+    elements += view.numel;
+  }
+  return elements;
+}
+
+int64_t read_grads(const py::list& params) {
+  int64_t grads = 0;
+  for (const py::handle param : params) {
+    if (!is_plain_tensor(param.ptr())) throw Refused("read_grads() takes plain tensors");
+    grads += !py::reinterpret_steal<py::object>(grad_of(param.ptr())).is_none();
+  }
+  return grads;
 }
 
 }  // namespace fastopt

@@ -1,4 +1,5 @@
-// What Python calls beside the plan: the functional form, a rule's names and scalars, the floor.
+// What Python calls beside the plan: the functional form, a rule's names and scalars, the floor and
+// the parts of a step that are measured alone.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -26,5 +27,11 @@ pybind11::dict scalars(const std::string& rule, const pybind11::dict& group, dou
 // The floor of a step's time: one pass over flat float32 tensors of one length that reads all of
 // them and writes `updates` back (their values are overwritten).
 void stream(const pybind11::list& reads, const pybind11::list& updates, int threads);
+
+// Read every tensor as a step does; how many elements all of them have.
+int64_t read_tensors(const pybind11::list& tensors);
+
+// Ask every parameter for its gradient as a step does; how many have one.
+int64_t read_grads(const pybind11::list& params);
 
 }  // namespace fastopt

@@ -87,20 +87,23 @@ void stream(float* const* streams, int reads, int writes, int64_t begin, int64_t
   }
 }
 
+// Storage types into one another, as a kernel loads and stores them.
+template <class In, class Out>
+void convert(const In* in, Out* out, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes32 <= count; i += kLanes32) Full::store(out + i, Full::load(in + i));
+  const Partial tail{count - i};
+  if (tail.count) tail.store(out + i, tail.load(in + i));
+}
+
 template <class E>
 void widen_all(const uint16_t* in, float* out, int64_t count) {
-  for (int64_t i = 0; i < count; i += kLanes32) {
-    const Partial lanes{count - i < kLanes32 ? count - i : kLanes32};
-    lanes.store(out + i, lanes.load(reinterpret_cast<const E*>(in) + i));
-  }
+  convert(reinterpret_cast<const E*>(in), out, count);
 }
 
 template <class E>
 void narrow_all(const float* in, uint16_t* out, int64_t count) {
-  for (int64_t i = 0; i < count; i += kLanes32) {
-    const Partial lanes{count - i < kLanes32 ? count - i : kLanes32};
-    lanes.store(reinterpret_cast<E*>(out) + i, lanes.load(in + i));
-  }
+  convert(in, reinterpret_cast<E*>(out), count);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "dispatch.h"
+#include "engine.h"
 #include "functional.h"
 #include "hyper.h"
 #include "plan.h"
@@ -72,6 +73,9 @@ Dtype half_dtype(const std::string& name) {
 // Measuring and testing: not used by a step.
 void register_probes(py::module_& m) {
   m.def("stream", stream, "reads"_a, "updates"_a, "threads"_a);
+  m.def("read_tensors", read_tensors, "tensors"_a);
+  m.def("read_grads", read_grads, "params"_a);
+  m.def("useful_threads", useful_threads, "count"_a, "threads"_a);
   m.def(
       "widen",
       [](const std::string& dtype, const Halves& in) {

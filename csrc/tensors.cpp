@@ -50,6 +50,10 @@ void bind_torch() {
   exchange = api;
 }
 
+bool is_plain_tensor(PyObject* object) {
+  return Py_TYPE(object) == tensor_type || Py_TYPE(object) == parameter_type;
+}
+
 PyObject* grad_of(PyObject* param) {
   PyObject* grad = grad_property->get(param, grad_property->closure);
   if (!grad) throw py::error_already_set();
@@ -57,9 +61,8 @@ PyObject* grad_of(PyObject* param) {
 }
 
 void read(PyObject* tensor, View* view) {
-  PyTypeObject* type = Py_TYPE(tensor);
-  if (type != tensor_type && type != parameter_type) {
-    throw Refused(std::string("is a ") + type->tp_name +
+  if (!is_plain_tensor(tensor)) {
+    throw Refused(std::string("is a ") + Py_TYPE(tensor)->tp_name +
                   ", not a plain torch.Tensor or torch.nn.Parameter");
   }
   DLTensor t;

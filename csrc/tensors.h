@@ -31,10 +31,13 @@ struct View {
 // Throws std::runtime_error where this torch does not publish the table.
 void bind_torch();
 
+// Whether this is a torch.Tensor or a Parameter, not a subclass that torch may dispatch elsewhere.
+bool is_plain_tensor(PyObject* object);
+
 // What `tensor` is in memory. Throws Refused for anything but a plain CPU tensor of a known dtype.
 void read(PyObject* tensor, View* view);
 
-// A new reference to tensor.grad: None, or a tensor.
+// A new reference to the .grad of a plain tensor: None, or a tensor.
 PyObject* grad_of(PyObject* param);
 
 // Throws Refused where the tensor is a lazy conjugate or negation, which its memory does not show.

@@ -1,0 +1,110 @@
+"""Micro-benchmarks and the profile: rows, checks, parts that add up. Never times."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import micro, profiling
+from benchmarks.method import QUICK
+from fastopt import _core
+
+ROOT = Path(__file__).parent.parent
+
+
+def _run(*arguments: str) -> str:
+    command = [sys.executable, "-m", "benchmarks", "micro", *arguments]
+    environment = os.environ | {"COLUMNS": "200"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_quick_micro_checks_and_times_every_row(tmp_path: Path) -> None:
+    out = tmp_path / "micro.json"
+    printed = _run("--quick", "--out", str(out))
+    saved = json.loads(out.read_text())
+    assert [row["id"] for row in saved["rows"]] == [*micro.rows(torch.get_num_threads(), True)]
+    for row in saved["rows"]:
+        assert row["id"] in printed
+        assert row["verdict"] == "right"
+        rounds = {len(times) for times in row["samples"].values()}
+        assert rounds == {QUICK.max_rounds}
+        assert {*row["of_base"], row["base"]} == {*row["samples"]}
+        if row["id"].startswith(("rule/", "convert/")):
+            assert {*row["errors"]} == {*_core.supported_isas()} == {*row["of_base"]}
+
+
+def test_a_wrong_kernel_is_not_timed() -> None:
+    def never() -> None:
+        raise AssertionError("timed")
+
+    bench = micro.Bench("element", 1, "copy", {"copy": never, "avx2": never}, {"avx2": 1.5})
+    found = micro.run_row("x", lambda: bench, QUICK)
+    assert (found["verdict"], found["wrong"], found["samples"]) == ("wrong", ["avx2"], {})
+
+
+@pytest.mark.parametrize("make", ["rule/Adam/bf16/in memory", "convert/bfloat16/narrow"])
+def test_rows_leave_the_instruction_set_as_it_was(make: str) -> None:
+    before = _core.isa()
+    micro.run_row(make, micro.rows(1, quick=True)[make], QUICK, quick=True)
+    assert _core.isa() == before
+
+
+MEDIANS = {
+    "step": 100.0,
+    "checks": 60.0,
+    "writes": 35.0,
+    "idle step": 4.0,
+    "idle engine": 1.0,
+    "no gradients": 9.0,
+    "no gradients, .grad": 3.0,
+    ".grad": 10.0,
+    "reads": 30.0,
+    "versions": 5.0,
+    "region": 4.0,
+    "no region": 1.0,
+}
+
+
+def test_parts_add_up_to_the_step() -> None:
+    parts = profiling.parts(MEDIANS)
+    top = {part.name: part.seconds for part in parts if not part.of}
+    assert sum(top.values()) == MEDIANS["step"]
+    assert (top["Python around the engine"], top["not attributed"]) == (3, 2)
+    for half in (profiling.CHECKS, profiling.WRITES):
+        assert sum(part.seconds for part in parts if part.of == half) == top[half]
+
+
+def test_quick_profile_takes_every_case_apart(tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    printed = _run("--profile", "--quick", "--out", str(out))
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["id"] for row in rows] == ["/".join(case) for case in profiling.CASES]
+    for row in rows:
+        assert row["id"] in printed
+        for part in row["parts"]:
+            assert part["name"] in printed
+        top = sum(part["seconds"] for part in row["parts"] if not part["of"])
+        assert top == pytest.approx(row["seconds"])
+
+
+def test_probes_do_what_a_step_does() -> None:
+    params = [torch.zeros(2, 3, requires_grad=True), torch.zeros(5, requires_grad=True)]
+    params[1].grad = torch.zeros(5)
+    assert _core.read_tensors(params) == 11
+    assert _core.read_grads(params) == 1
+    with pytest.raises(_core.Refused, match="is a list"):
+        _core.read_tensors([[]])  # type: ignore[list-item]
+    with pytest.raises(_core.Refused, match="plain tensors"):
+        _core.read_grads([[]])  # type: ignore[list-item]
+    assert _core.useful_threads(0, 8) == 1
+    assert _core.useful_threads(1 << 30, 8) == 8
