@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import codegen, compare, cpu, curves, gpu, micro
+from benchmarks import codegen, compare, cpu, curves, gpu, micro, peers
 
 COMMANDS = {
     "cpu": cpu,
+    "peers": peers,
     "curves": curves,
     "micro": micro,
     "compare": compare,

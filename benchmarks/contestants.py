@@ -1,12 +1,12 @@
-"""Who takes part: makers of optimizers by name, contestants built from them, the floor.
+"""Who takes part: torch's ways and fastopt, contestants built from makers, the floor.
 
-A maker turns (class name, parameters, options) into an optimizer. A new library joins the
-benchmarks by one entry in MAKERS; tests hand their own table over.
+A maker turns (class name, parameters, options) into an optimizer. Other libraries are in
+libraries.py; tests hand tables of their own over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,14 @@ def _torch(**flags: bool) -> Maker:
     return make
 
 
+def _compiled(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Torch's default step under torch.compile; the first check step compiles it."""
+    torch.compiler.reset()  # or the ninth optimizer of a process would silently run uncompiled
+    optimizer = _torch()(cls, params, options)
+    optimizer.step = torch.compile(optimizer.step)  # type: ignore[method-assign, assignment]
+    return optimizer
+
+
 def _fastopt(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
     import fastopt  # here, so that --list, compare and the plots work without a built package
 
@@ -39,32 +47,62 @@ MAKERS: dict[str, Maker] = {
     "torch.default": _torch(),
     "torch.foreach": _torch(foreach=True),
     "torch.fused": _torch(fused=True),
+    "torch.compiled": _compiled,
 }
 
-# On a CPU torch's default is its for-loop, so "best" needs no third contestant.
+# Whom a row of the cpu table races. On a CPU torch's default is its for-loop.
 PEERS: dict[str, tuple[str, ...]] = {
     "fused": ("torch.fused",),
     "default": ("torch.default",),
     "best": ("torch.default", "torch.foreach"),
+    "any": ("torch.default", "torch.foreach", "torch.fused"),
 }
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One optimizer over its own tensors: what is timed, and its error in tolerances."""
+    """One optimizer over its own tensors: what is timed, its error in tolerances, its bytes."""
 
     step: Step
     error: float
+    bytes_per_param: float
 
 
-def build(maker: Maker, problem: Problem) -> Contestant:
-    """Build over fresh tensors and check CHECK_STEPS steps against the reference."""
+def build(maker: Maker, problem: Problem, coarse: float | None = None) -> Contestant:
+    """Build over fresh tensors and check CHECK_STEPS steps against the reference.
+
+    `coarse` is for states that are quantised: what the result may be off by, as the root mean
+    square of its error over that of the update. By default every element must be right.
+    """
     params = problem.new_params()
     optimizer = maker(problem.algorithm.cls, params, problem.algorithm.options)
     for step in range(CHECK_STEPS):
         problem.set_grads(params, step)
         optimizer.step()
-    return Contestant(optimizer.step, problem.error(params))
+    error = problem.error(params) if coarse is None else problem.deviation(params) / coarse
+    return Contestant(optimizer.step, error, _bytes(optimizer, problem))
+
+
+def _bytes(optimizer: torch.optim.Optimizer, problem: Problem) -> float:
+    """Bytes per parameter of one pass: the gradient read, parameter and states read and written."""
+    memory = {
+        leaf.untyped_storage().data_ptr(): leaf.untyped_storage().nbytes()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor) and value.dim()  # step counts are not worth the name
+        for leaf in _leaves(value)
+    }
+    states = sum(memory.values()) / problem.elements
+    return round(3 * problem.dtype.itemsize + 2 * states, 2)
+
+
+def _leaves(tensor: Tensor) -> Iterator[Tensor]:
+    """The plain tensors that a tensor subclass (quantised values, scales) is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _leaves(getattr(tensor, name))
 
 
 def floor(problem: Problem, threads: int | None = None) -> Step:

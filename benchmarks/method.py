@@ -41,12 +41,13 @@ def paired(numerator: Sequence[float], denominator: Sequence[float]) -> list[flo
 
 @dataclass(frozen=True)
 class Plan:
-    """How long a row may take: seconds, rounds, and the shortest sample worth a clock reading."""
+    """How long a row may take: seconds, rounds, the shortest sample worth a clock reading."""
 
     budget: float = 3.0
     min_rounds: int = 7
     max_rounds: int = 101
     min_sample: float = 2e-3
+    placements: int | None = None  # how often everything is built anew; None: see race.py
 
     def rounds(self, seconds_per_round: float) -> int:
         """Rounds that fit the budget, within the plan's bounds."""

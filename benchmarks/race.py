@@ -21,15 +21,17 @@ FLOOR = "floor"
 
 @dataclass
 class Outcome:
-    """Errors in tolerances by contestant, and seconds per step by contestant and round."""
+    """What a race found: everything by contestant, the samples in seconds per step and by round."""
 
-    errors: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)  # in tolerances
     samples: Samples = field(default_factory=dict)
     rounds: list[int] = field(default_factory=list)  # of each placement, in the samples' order
+    bytes: dict[str, float] = field(default_factory=dict)  # per parameter
+    failed: dict[str, str] = field(default_factory=dict)  # why one could not run at all
 
     @property
     def wrong(self) -> list[str]:
-        """Contestants that disagreed with the reference; if there are any, nobody is timed."""
+        """Contestants that disagreed with the reference; they are not timed."""
         return [name for name, error in self.errors.items() if not error <= 1]
 
 
@@ -38,32 +40,69 @@ def race(
     names: Sequence[str],
     plan: Plan,
     makers: Mapping[str, contestants.Maker] = contestants.MAKERS,
+    coarse: Mapping[str, float | None] | None = None,
 ) -> Outcome:
-    """Check every contestant, then time all of them and the floor in turn."""
+    """Check every contestant, then time those that are right, and the floor, in turn.
+
+    `coarse` has the tolerances of quantised contestants (contestants.build). A contestant that
+    raises is left out with its reason, except fastopt, whose error is raised.
+    """
     outcome = Outcome()
     order = [*names, FLOOR]
+    placements = min(len(order), plan.placements or len(order))
     share = replace(
         plan,
-        budget=plan.budget / len(order),
-        min_rounds=math.ceil(plan.min_rounds / len(order)),
-        max_rounds=math.ceil(plan.max_rounds / len(order)),
+        budget=plan.budget / placements,
+        min_rounds=math.ceil(plan.min_rounds / placements),
+        max_rounds=math.ceil(plan.max_rounds / placements),
     )
-    for first in range(len(order)):
+    for placement in range(placements):
+        first = placement * len(order) // placements
         steps: dict[str, Callable[[], object]] = {}
         for name in order[first:] + order[:first]:
             if name == FLOOR:
                 steps[name] = contestants.floor(problem)
-                continue
-            contestant = contestants.build(makers[name], problem)
-            steps[name] = contestant.step
-            outcome.errors[name] = _worse(outcome.errors.get(name, 0.0), contestant.error)
-        if outcome.wrong:
-            return Outcome(outcome.errors)
+            elif name not in outcome.wrong and name not in outcome.failed:
+                step = _checked(name, makers[name], problem, outcome, (coarse or {}).get(name))
+                if step:
+                    steps[name] = step
+        if outcome.wrong and steps.keys() == {FLOOR}:
+            break
         samples = interleave(steps, share)
         outcome.rounds.append(len(samples[FLOOR]))
-        for name in order:
-            outcome.samples.setdefault(name, []).extend(samples[name])
+        for name, times in samples.items():
+            outcome.samples.setdefault(name, []).extend(times)
+    for name in [*outcome.wrong, *outcome.failed]:  # also one that was right until its last build
+        outcome.samples.pop(name, None)
     return outcome
+
+
+def _checked(
+    name: str,
+    make: contestants.Maker,
+    problem: Problem,
+    outcome: Outcome,
+    coarse: float | None,
+) -> contestants.Step | None:
+    """The step of a contestant whose result is right; what was found goes into `outcome`."""
+    try:
+        contestant = contestants.build(make, problem, coarse)
+    except Exception as error:  # of other people's code, which may raise anything
+        if name == "fastopt":
+            raise
+        outcome.failed[name] = _reason(error)
+        return None
+    outcome.errors[name] = _worse(outcome.errors.get(name, 0.0), contestant.error)
+    outcome.bytes[name] = contestant.bytes_per_param
+    return None if name in outcome.wrong else contestant.step
+
+
+def _reason(error: Exception) -> str:
+    """An exception in one line."""
+    if isinstance(error, ModuleNotFoundError):
+        return "not installed" if error.name is None else f"{error.name} is not installed"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:200]
 
 
 def _worse(a: float, b: float) -> float:

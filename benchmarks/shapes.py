@@ -84,6 +84,7 @@ def mlp(widths: Sequence[int] = (784, 10, 10)) -> list[Shape]:
 
 WORKS: dict[str, Callable[[], list[Shape]]] = {
     "1x64M": lambda: [(64 * 2**20,)],
+    "1x16M": lambda: [(16 * 2**20,)],
     "gpt2": gpt2,
     "resnet50": resnet,
     "vit-b16": vit,

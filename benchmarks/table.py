@@ -1,8 +1,8 @@
-"""The CPU table on the terminal, from its record alone: cells, table, live display."""
+"""Tables on the terminal, from records alone: title and notes, the cpu table, the live display."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich import box
@@ -43,8 +43,18 @@ STYLES = {
 }
 
 
-def _microseconds(seconds: float) -> str:
+def microseconds(seconds: float) -> str:
+    """A time for a table."""
     return f"{seconds * 1e6:,.1f}" if seconds < 1e-3 else f"{seconds * 1e6:,.0f}"
+
+
+def ratio(spread: Record) -> str:
+    """A median with its quartiles for a table."""
+    return f"{spread['median']:.2f}x [{spread['q1']:.2f}, {spread['q3']:.2f}]"
+
+
+def _short(contestant: str) -> str:
+    return contestant.removeprefix("torch.")
 
 
 def _cells(row: Record) -> list[str | Text]:
@@ -53,18 +63,17 @@ def _cells(row: Record) -> list[str | Text]:
     about = [row["work"], row["algorithm"], row["dtype"], str(row["bytes_per_param"])]
     if row["verdict"] == "wrong":
         return [*about, "", ", ".join(row["wrong"]), "", "", goal, verdict, "", ""]
-    ratio, floor, times = row["ratio"], row["floor_ratio"], row["times"]
+    floor, times = row["floor_ratio"], row["times"]
     fast = times["fastopt"]["median"]
-    reached = f"{ratio['median']:.2f}x [{ratio['q1']:.2f}, {ratio['q3']:.2f}]"
     above = f"{floor['median']:.2f}"
     if row["floor_goal"]:
         above += f" (<= {row['floor_goal']:.2f})"
     return [
         *about,
-        _microseconds(fast),
-        row["peer"].removeprefix("torch."),
-        _microseconds(times[row["peer"]]["median"]),
-        Text(reached, STYLES["short"] if "ratio" in row["missed"] else ""),
+        microseconds(fast),
+        ", ".join([_short(row["peer"]), *(f"{_short(name)} wrong" for name in row["wrong"])]),
+        microseconds(times[row["peer"]]["median"]),
+        Text(ratio(row["ratio"]), STYLES["short"] if "ratio" in row["missed"] else ""),
         goal,
         verdict,
         Text(above, STYLES["short"] if "floor" in row["missed"] else ""),
@@ -72,31 +81,61 @@ def _cells(row: Record) -> list[str | Text]:
     ]
 
 
-def table(record: Record) -> Table:
-    """The table of a whole record, finished or not."""
+def title(record: Record) -> str:
+    """Who was measured on what, in one line."""
     machine, versions = record["machine"], record["versions"]
-    title = (
+    return (
         f"fastopt {versions['fastopt']} against torch {versions['torch']}, "
         f"{machine['cpu']}, {versions['isa']}, {machine['threads']} threads"
     )
-    notes = ["ratio: peer's time over fastopt's, median and quartiles of the rounds' own ratios"]
+
+
+def notes(record: Record) -> list[str]:
+    """What must be known before a time of `record` is believed."""
+    found = []
     if record["settings"]["quick"]:
-        notes.append("quick run: only the results are checked, the times mean nothing")
-    if (machine["load_before"] or 0) > BUSY:
-        notes.append(f"the machine was busy before: load {machine['load_before']:.1f}")
-    shown = Table(title=title, caption="\n".join(notes), caption_justify="left", box=box.SIMPLE)
-    for name, justify in COLUMNS:
-        shown.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        found.append("quick run: only the results are checked, the times mean nothing")
+    load = record["machine"]["load_before"] or 0
+    if load > BUSY:
+        found.append(f"the machine was busy before: load {load:.1f}")
+    return found
+
+
+def new_table(record: Record, columns: Iterable[tuple[str, str]], *captions: str) -> Table:
+    """An empty table with the record's title and notes."""
+    shown = Table(
+        title=title(record),
+        caption="\n".join([*captions, *notes(record)]),
+        caption_justify="left",
+        box=box.SIMPLE,
+    )
+    for name, justify in columns:
+        # Only remarks, which have no heading, may take several lines.
+        shown.add_column(name, justify=justify, no_wrap=bool(name))  # type: ignore[arg-type]
+    return shown
+
+
+def table(record: Record) -> Table:
+    """The table of a whole record with goals, finished or not."""
+    shown = new_table(
+        record,
+        COLUMNS,
+        "ratio: peer's time over fastopt's, median and quartiles of the rounds' own ratios",
+    )
     for row in record["rows"]:
         shown.add_row(*_cells(row))
     return shown
 
 
+Render = Callable[[Record], Table]
+
+
 class Display:
     """The growing table over a progress bar; without a terminal, a line per row, then the table."""
 
-    def __init__(self, record: Record, total: int) -> None:
+    def __init__(self, record: Record, total: int, render: Render) -> None:
         self._record = record
+        self._render = render
         console = Console()
         self._console = console if console.is_terminal else Console(width=PLAIN_WIDTH)
         self._progress = Progress(
@@ -111,7 +150,7 @@ class Display:
         self._live = Live(console=self._console, auto_refresh=False)
 
     def _draw(self, *below: Progress) -> None:
-        self._live.update(Group(table(self._record), *below), refresh=True)
+        self._live.update(Group(self._render(self._record), *below), refresh=True)
 
     def open(self) -> None:
         """Begin drawing."""
@@ -137,13 +176,13 @@ class Display:
             self._draw()
             self._live.stop()
         else:
-            self._console.print(table(self._record))
+            self._console.print(self._render(self._record))
 
 
 @contextmanager
-def display(record: Record, total: int) -> Iterator[Display]:
+def display(record: Record, total: int, render: Render = table) -> Iterator[Display]:
     """A Display of `record` that is closed, with what there is, on every way out."""
-    shown = Display(record, total)
+    shown = Display(record, total, render)
     shown.open()
     try:
         yield shown
