@@ -13,6 +13,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 FASTOPT_BACKEND=triton $(BIN)/python -m pytest -m parity
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo $(ARGS)

@@ -28,12 +28,6 @@ ITEM_BYTES = {"fp32": 4, "fp64": 8, "bf16": 2, "fp16": 2}
 LATENCY = 1e-6
 
 
-# Bytes a thread. Where a kernel just misses fitting one more block on a processor, ptxas parks one
-# or two values in the L1 cache (three of the 256 kernels: Adam and plain RMSprop in float64 on
-# sm_80, AMSGrad in float32 on sm_90). Forbidding it (maxnreg) costs all kernels occupancy.
-MAY_SPILL = 16
-
-
 @dataclass(frozen=True)
 class Target:
     """A GPU to compile for; bandwidth (bytes/s) and processors are its data sheet's."""
@@ -92,14 +86,14 @@ class Code:
 
 def cases(targets: list[Target]) -> list[Case]:
     """Every rule, variant, dtype, and GradScaler's part off and on, for these targets."""
-    from fastopt.backends.triton.rules import RULES
+    from fastopt import _core
 
     return [
         Case(target, rule, variant, dtype, scaler)
         for target in targets
-        for rule, entry in RULES.items()
+        for rule in _core.rules()
         for variant, dtype, scaler in itertools.product(
-            range(len(entry.states)), ITEM_BYTES, (0, 2)
+            range(len(_core.variants(rule))), ITEM_BYTES, (0, 2)
         )
     ]
 
@@ -117,12 +111,13 @@ def compile_case(case: Case) -> tuple[Any, int]:
 
     elements = {"fp32": tl.float32, "fp64": tl.float64, "bf16": tl.bfloat16, "fp16": tl.float16}
     compute = "fp64" if case.dtype == "fp64" else "fp32"
-    rule = RULES[case.rule]
+    states = len(_core.variants(case.rule)[case.variant])
+    tile = bucket.TILES[ITEM_BYTES[case.dtype]]
     constants = {
-        "RULE": rule.update,
+        "RULE": RULES[case.rule].update,
         "VARIANT": case.variant,
-        "STATES": len(rule.states[case.variant]),
-        "SCALARS": len(_core.scalars(case.rule, EXAMPLE_GROUP, 1.0)),
+        "STATES": states,
+        "SCALARS": len(_core.scalar_names(case.rule)),
         "DTYPE": elements[case.dtype],
         "COMPUTE": elements[compute],
         "SCALER": case.scaler,
@@ -140,17 +135,9 @@ def compile_case(case: Case) -> tuple[Any, int]:
     compiled = triton.compile(
         ASTSource(fn=kernel.multi_tensor, signature=signature, constexprs=constants),
         target=GPUTarget(case.target.backend, case.target.arch, case.target.warp),
-        options={"num_warps": bucket.WARPS, "enable_fp_fusion": False},
+        options=bucket.options(case.target.backend, tile.warps, tile.registers),
     )
-    return compiled, len(rule.states[case.variant])
-
-
-# Any values will do: only the number of scalars is asked for.
-EXAMPLE_GROUP = {
-    **{"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.0},
-    **{"dampening": 0.0, "nesterov": False, "amsgrad": False, "alpha": 0.99, "centered": False},
-    "decoupled_weight_decay": False,
-}
+    return compiled, states
 
 
 def cuda_usage(cubin: bytes) -> dict[str, int]:
@@ -203,7 +190,8 @@ def inspect(case: Case) -> Code:
         inexact = re.findall(HIP_INEXACT, ir)
         barriers = text.count("s_barrier")
     # Full blocks and the tail's whole vectors: two copies of every access.
-    per_stream = 2 * bucket.THREAD_BYTES // 16
+    tile = bucket.TILES[ITEM_BYTES[case.dtype]]
+    per_stream = 2 * tile.thread_bytes // 16
     streams = 2 + states
     written = 1 + states + (case.scaler == 2)
     for what, found, expected in (
@@ -212,9 +200,9 @@ def inspect(case: Case) -> Code:
     ):
         if found != expected:
             code.faults.append(f"{found} {what} of 128 bits, expected {expected}")
-    threads = case.target.threads(code.registers, bucket.WARPS * case.target.warp)
-    code.in_flight = threads * bucket.THREAD_BYTES * streams / case.target.bytes_needed
-    if spilled > MAY_SPILL:
+    threads = case.target.threads(code.registers, tile.warps * case.target.warp)
+    code.in_flight = threads * tile.thread_bytes * streams / case.target.bytes_needed
+    if spilled:
         code.faults.append(f"{spilled} bytes or registers spilled")
     if code.in_flight < 1:
         code.faults.append(f"{code.registers} registers keep only {code.in_flight:.0%} under way")
@@ -229,13 +217,13 @@ def table(codes: list[Code]) -> Any:
     """One line a rule, variant and dtype; registers without / with GradScaler under each target."""
     from rich.table import Table
 
-    from fastopt.backends.triton.rules import RULES
+    from fastopt import _core
 
     targets = list(dict.fromkeys(code.case.target.name for code in codes))
     shown = Table(
         title="Triton codegen, no GPU involved",
         caption="registers without / with GradScaler's part; bytes under way over bytes needed\n"
-        f"ok: all accesses 128 bits wide, at most {MAY_SPILL} bytes spilled, no barriers,\n"
+        "ok: all accesses 128 bits wide, nothing spilled, no barriers,\n"
         "arithmetic correctly rounded",
         caption_justify="left",
         box=None,
@@ -259,7 +247,7 @@ def table(codes: list[Code]) -> Any:
             bad = any(code.faults for code in found)
             verdict = "[red]FAULT[/red]" if bad else "[green]ok[/green]"
             cells.append(f"{registers:>9}  {under_way:4.1f}x {verdict}")
-        shown.add_row(rule, str(len(RULES[rule].states[variant])), dtype, *cells)
+        shown.add_row(rule, str(len(_core.variants(rule)[variant])), dtype, *cells)
     return shown
 
 

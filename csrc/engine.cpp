@@ -21,30 +21,6 @@ constexpr size_t kReadAhead = 4;
 // Runs handed to a kernel at a time: 3 KB of stack, and setting up is amortised long before.
 constexpr int64_t kRunsPerCall = 64;
 
-bool same_shape(const View& a, const View& b) {
-  return a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
-}
-
-bool contiguous(const View& v) {
-  int64_t expected = 1;
-  for (int d = v.ndim - 1; d >= 0; --d) {
-    if (v.shape[d] != 1 && v.strides[d] != expected) return false;
-    expected *= v.shape[d];
-  }
-  return true;
-}
-
-// The distance in elements between the first and the last element of a view.
-int64_t span(const View& v) {
-  int64_t last = 0;
-  for (int d = 0; d < v.ndim; ++d) last += (v.shape[d] - 1) * v.strides[d];
-  return last;
-}
-
-bool fits(const View& v, const View& param) {
-  return v.dtype == param.dtype && v.complex == param.complex && same_shape(v, param);
-}
-
 // What is wrong with a tensor that does not fit its parameter.
 std::string mismatch(const View& v, const View& param) {
   if (!same_shape(v, param)) {
@@ -54,9 +30,6 @@ std::string mismatch(const View& v, const View& param) {
   return std::string("has dtype ") + dtype_name(v) + ", the parameter " + dtype_name(param) +
          "; they must be equal";
 }
-
-// Expanded memory: several elements in one place, which an update would hit several times.
-bool overlaps_itself(const View& v) { return v.numel > 1 && span(v) + 1 < v.numel; }
 
 }  // namespace
 
@@ -168,9 +141,6 @@ void Batch::add(PyObject* param, PyObject* grad, PyObject* const* states, PyObje
   const View& p = views[0];
   const int reals = p.complex ? 2 : 1;
   const int bytes = kElementBytes[int(p.dtype)];
-  const auto extent = [&](const View& v) {
-    return std::pair(v.data, v.numel ? v.data + (span(v) + 1) * reals * bytes : v.data);
-  };
   extents_.push_back(extent(p));
   if (prologues_.back().unscale) extents_.push_back(extent(views[1]));  // it is written back
   if (p.numel == 0) return;

@@ -65,10 +65,17 @@ void update(const std::string& rule_name, const py::list& params, const py::list
 
 std::vector<std::string> state_names(const std::string& rule_name, const py::dict& group) {
   const int rule = find_rule(rule_name);
-  const char* const* names = kernels().rules[rule].states[read_hyper(rule, group.ptr()).variant];
+  const char* const* names =
+      kernels().rules[rule].states[read_hyper_without_waiting(rule, group.ptr()).variant];
   std::vector<std::string> list;
   for (; *names; ++names) list.emplace_back(*names);
   return list;
+}
+
+std::pair<std::vector<double>, std::vector<int64_t>> hyperparameters(const std::string& rule,
+                                                                     const py::dict& group) {
+  const Hyper hyper = read_hyper_without_waiting(find_rule(rule), group.ptr());
+  return {{hyper.values, hyper.values + hyper.count}, {hyper.at, hyper.at + hyper.count}};
 }
 
 py::dict scalars(const std::string& rule_name, const py::dict& group, double step, bool first) {

@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace fastopt {
@@ -19,6 +20,11 @@ void update(const std::string& rule, const pybind11::list& params, const pybind1
 
 // The keys of the states that a group's hyperparameters ask for.
 std::vector<std::string> state_names(const std::string& rule, const pybind11::dict& group);
+
+// A group's numbers in the rule's order and, of those that are tensors on a device, their addresses
+// (see Hyper::at), without reading these.
+std::pair<std::vector<double>, std::vector<int64_t>> hyperparameters(const std::string& rule,
+                                                                     const pybind11::dict& group);
 
 // The scalars of one step, by name: what every backend multiplies with.
 pybind11::dict scalars(const std::string& rule, const pybind11::dict& group, double step,

@@ -24,6 +24,28 @@ double number(PyObject* value) {
   return x;
 }
 
+// Every number of a group, in the rule's order, given to `read`.
+template <class Read>
+Hyper read_with(int rule, PyObject* group, const Read& read) {
+  Hyper hyper;
+  const auto add = [&](PyObject* key, PyObject* value) {
+    if (hyper.count < kMaxHyper) {
+      read(hyper, key, value);
+      ++hyper.count;
+    }
+  };
+  for (PyObject* key : keys_of(rule).hyper) {
+    PyObject* value = get(group, key);
+    if (PyTuple_Check(value) || PyList_Check(value)) {
+      for (py::handle part : py::reinterpret_borrow<py::sequence>(value)) add(key, part.ptr());
+    } else {
+      add(key, value);
+    }
+  }
+  hyper.variant = kernels().rules[rule].variant(hyper.values);
+  return hyper;
+}
+
 }  // namespace
 
 int find_rule(const std::string& name) {
@@ -62,20 +84,32 @@ PyObject* get(PyObject* dict, PyObject* key) {
 }
 
 Hyper read_hyper(int rule, PyObject* group) {
-  Hyper hyper;
-  int n = 0;
-  for (PyObject* key : keys_of(rule).hyper) {
-    PyObject* value = get(group, key);
-    if (PyTuple_Check(value) || PyList_Check(value)) {
-      for (py::handle part : py::reinterpret_borrow<py::sequence>(value)) {
-        if (n < kMaxHyper) hyper.values[n++] = number(part.ptr());
-      }
-    } else if (n < kMaxHyper) {
-      hyper.values[n++] = number(value);
+  return read_with(rule, group, [](Hyper& hyper, PyObject*, PyObject* value) {
+    hyper.values[hyper.count] = number(value);
+  });
+}
+
+Hyper read_hyper_without_waiting(int rule, PyObject* group, const Device* device) {
+  return read_with(rule, group, [&](Hyper& hyper, PyObject* key, PyObject* value) {
+    if (PyFloat_CheckExact(value) || !is_on_device(value)) {
+      hyper.values[hyper.count] = number(value);
+      return;
     }
-  }
-  hyper.variant = kernels().rules[rule].variant(hyper.values);
-  return hyper;
+    View view;
+    read_anywhere(value, &view);
+    const std::string name = "its group's " + py::str(key).cast<std::string>() + " ";
+    if (view.numel != 1 || view.complex || kElementBytes[int(view.dtype)] < 4) {
+      throw Refused(name + "has shape " + describe_shape(view) + " and dtype " + dtype_name(view) +
+                    "; on a device it must be one float32 or float64 number");
+    }
+    if (device && !(view.device == *device)) {
+      throw Refused(name +
+                    "is a tensor on another device than the parameter; move it there, or "
+                    "give the parameters of each device a group of their own");
+    }
+    hyper.values[hyper.count] = 0.5;
+    hyper.at[hyper.count] = reinterpret_cast<int64_t>(view.data) | (view.dtype == Dtype::float64);
+  });
 }
 
 bool is_true(PyObject* value) {

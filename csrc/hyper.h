@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "tensors.h"
 
 namespace fastopt {
 
@@ -32,10 +33,18 @@ bool is_true(PyObject* value);
 
 struct Hyper {
   double values[kMaxHyper] = {};
+  // Of each number that is a tensor on a device and was not read: its address, the lowest bit set
+  // where it is float64. Its value is then 0.5, which asks for the same states as any but 0.
+  int64_t at[kMaxHyper] = {};
+  int count = 0;
   int variant;
 };
 
 // The hyperparameters of a param group in the rule's order, tensors read as numbers.
 Hyper read_hyper(int rule, PyObject* group);
+
+// The same without ever waiting for a device. `device`, where given, is where tensors on a device
+// must be: throws Refused.
+Hyper read_hyper_without_waiting(int rule, PyObject* group, const Device* device = nullptr);
 
 }  // namespace fastopt

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "collect.h"
 #include "dispatch.h"
 #include "engine.h"
 #include "functional.h"
@@ -36,7 +37,21 @@ void register_rules(py::module_& m) {
       "counts_steps",
       [](const std::string& rule) { return kernels().rules[find_rule(rule)].counts_steps; },
       "rule"_a);
+  m.def(
+      "variants",
+      [](const std::string& rule) {
+        const Rule& r = kernels().rules[find_rule(rule)];
+        std::vector<std::vector<std::string>> states;
+        for (int v = 0; v < r.variants; ++v) states.push_back(names(r.states[v]));
+        return states;
+      },
+      "rule"_a);
+  m.def(
+      "scalar_names",
+      [](const std::string& rule) { return names(kernels().rules[find_rule(rule)].scalar_names); },
+      "rule"_a);
   m.def("state_names", state_names, "rule"_a, "group"_a);
+  m.def("hyperparameters", hyperparameters, "rule"_a, "group"_a);
   m.def("scalars", scalars, "rule"_a, "group"_a, "step"_a, "first"_a = false);
 }
 
@@ -57,6 +72,20 @@ void register_step(py::module_& m) {
            "rule"_a, "groups"_a, "state"_a, "engine"_a, "first"_a)
       .def("step", &Plan::step, "groups"_a, "state"_a, "threads"_a, "grad_scale"_a = py::none(),
            "before"_a = py::none());
+  py::class_<Containers>(m, "Containers")
+      .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&>(),
+           "rule"_a, "groups"_a, "state"_a, "idle"_a)
+      .def("check", &Containers::check, "groups"_a, "state"_a);
+  py::class_<Collector>(m, "Collector")
+      .def(py::init<const std::string&, const py::list&, bool, const Collector::Int64s&,
+                    const std::optional<py::array>&, const std::optional<Collector::Doubles>&,
+                    const std::optional<Collector::Int64s>&>(),
+           "rule"_a, "slots"_a, "unscales"_a, "grads"_a.noconvert(),
+           "scalars"_a.noconvert() = py::none(), "hyper"_a.noconvert() = py::none(),
+           "hyper_at"_a.noconvert() = py::none())
+      .def("collect", &Collector::collect, "groups"_a)
+      .def("params", &Collector::params)
+      .def("launched", &Collector::launched);
   m.def("update", update, "rule"_a, "params"_a, "grads"_a, "states"_a, "steps"_a, "first"_a,
         "hyper"_a, "maximize"_a, "grad_scale"_a, "threads"_a);
 }

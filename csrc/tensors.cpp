@@ -5,6 +5,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+
 namespace py = pybind11;
 
 namespace fastopt {
@@ -21,7 +23,31 @@ std::string take_python_error() {
   return error.value() ? py::str(error.value()).cast<std::string>() : error.what();
 }
 
+// The distance in elements between the first and the last element of a view.
+int64_t span(const View& view) {
+  int64_t last = 0;
+  for (int d = 0; d < view.ndim; ++d) last += (view.shape[d] - 1) * view.strides[d];
+  return last;
+}
+
+Device device_of(const DLTensor& tensor) {
+  const auto type = tensor.device.device_type;
+  if (type == kDLCPU || type == kDLCUDAHost) return {kDLCPU, 0};
+  return {type, tensor.device.device_id};
+}
+
 }  // namespace
+
+bool Device::on_cpu() const { return type == kDLCPU; }
+
+bool is_on_device(PyObject* object) {
+  if (!is_plain_tensor(object)) return false;
+  DLTensor t;
+  if (exchange->dltensor_from_py_object_no_sync(object, &t) != 0) {
+    throw Refused(take_python_error());
+  }
+  return !device_of(t).on_cpu();
+}
 
 void bind_torch() {
   const py::object tensor = py::module_::import("torch").attr("Tensor");
@@ -60,7 +86,7 @@ PyObject* grad_of(PyObject* param) {
   return grad;
 }
 
-void read(PyObject* tensor, View* view) {
+void read_anywhere(PyObject* tensor, View* view) {
   if (!is_plain_tensor(tensor)) {
     throw Refused(std::string("is a ") + Py_TYPE(tensor)->tp_name +
                   ", not a plain torch.Tensor or torch.nn.Parameter");
@@ -68,9 +94,7 @@ void read(PyObject* tensor, View* view) {
   DLTensor t;
   if (exchange->dltensor_from_py_object_no_sync(tensor, &t) != 0)
     throw Refused(take_python_error());
-  if (t.device.device_type != kDLCPU && t.device.device_type != kDLCUDAHost) {
-    throw Refused("is not on the CPU");
-  }
+  view->device = device_of(t);
   view->complex = t.dtype.code == kDLComplex;
   const int bits = view->complex ? t.dtype.bits / 2 : t.dtype.bits;
   const bool floating = t.dtype.code == kDLFloat || (view->complex && bits >= 32);
@@ -93,6 +117,35 @@ void read(PyObject* tensor, View* view) {
   view->strides = t.strides;
   view->numel = 1;
   for (int d = 0; d < t.ndim; ++d) view->numel *= t.shape[d];
+}
+
+void read(PyObject* tensor, View* view) {
+  read_anywhere(tensor, view);
+  if (!view->device.on_cpu()) throw Refused("is not on the CPU");
+}
+
+bool contiguous(const View& view) {
+  int64_t expected = 1;
+  for (int d = view.ndim - 1; d >= 0; --d) {
+    if (view.shape[d] != 1 && view.strides[d] != expected) return false;
+    expected *= view.shape[d];
+  }
+  return true;
+}
+
+bool same_shape(const View& a, const View& b) {
+  return a.ndim == b.ndim && std::equal(a.shape, a.shape + a.ndim, b.shape);
+}
+
+bool fits(const View& view, const View& param) {
+  return view.dtype == param.dtype && view.complex == param.complex && same_shape(view, param);
+}
+
+bool overlaps_itself(const View& view) { return view.numel > 1 && span(view) + 1 < view.numel; }
+
+std::pair<char*, char*> extent(const View& view) {
+  const int bytes = kElementBytes[int(view.dtype)] * (view.complex ? 2 : 1);
+  return {view.data, view.numel ? view.data + (span(view) + 1) * bytes : view.data};
 }
 
 void refuse_lazy_views(PyObject* tensor) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "dtypes.h"
 
@@ -16,9 +17,18 @@ struct Refused : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Where memory is: DLPack's type and number, pinned memory counting as the CPU's.
+struct Device {
+  int type = 0;
+  int id = 0;
+  bool on_cpu() const;
+  bool operator==(const Device& other) const { return type == other.type && id == other.id; }
+};
+
 // Borrowed: valid while the tensor is alive and keeps its storage.
 struct View {
   char* data;
+  Device device;
   int64_t numel;  // of the tensor's own elements
   Dtype dtype;    // of the real numbers: a complex element is two of them
   bool complex;
@@ -34,15 +44,39 @@ void bind_torch();
 // Whether this is a torch.Tensor or a Parameter, not a subclass that torch may dispatch elsewhere.
 bool is_plain_tensor(PyObject* object);
 
-// What `tensor` is in memory. Throws Refused for anything but a plain CPU tensor of a known dtype.
+// What `tensor` is in memory. Throws Refused for anything but a plain tensor of a known dtype.
+void read_anywhere(PyObject* tensor, View* view);
+
+// The same, of a tensor whose memory the host may follow: throws Refused where it is elsewhere.
 void read(PyObject* tensor, View* view);
+
+// Whether this is a plain torch.Tensor or torch.nn.Parameter whose memory is not the CPU's.
+bool is_on_device(PyObject* object);
 
 // A new reference to the .grad of a plain tensor: None, or a tensor.
 PyObject* grad_of(PyObject* param);
 
 // Throws Refused where the tensor is a lazy conjugate or negation, which its memory does not show.
-// Costs two Python calls, so only the layouts that can be such a view are asked.
+// Costs two Python calls, so only the layouts that can be such a view are asked: see may_be_lazy.
 void refuse_lazy_views(PyObject* tensor);
+
+bool contiguous(const View& view);
+bool same_shape(const View& a, const View& b);
+
+// Shape and dtype are the parameter's.
+bool fits(const View& view, const View& param);
+
+// Expanded memory: several elements in one place, which an update would hit several times.
+bool overlaps_itself(const View& view);
+
+// The first byte and the one behind the last.
+std::pair<char*, char*> extent(const View& view);
+
+// A conjugate is complex; a negation is a slice of one, a run of numbers only where it is one
+// number.
+inline bool may_be_lazy(const View& view) {
+  return view.complex || view.numel == 1 || !contiguous(view);
+}
 
 // An owning C++ handle on a tensor. While one exists, torch reads the tensor in 20 ns instead of
 // 46 (measured with 2.13): otherwise the Python object is its only owner and every borrowed read

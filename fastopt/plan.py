@@ -178,11 +178,11 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
         if _core.counts_steps(rule) and "step" not in state:
             wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             created["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32)
+        skippable = routes[index].backend == "triton"  # by GradScaler, and the host never hears
         for name in _core.state_names(rule, group):
             if state.get(name) is None:
                 if rule == "sgd":
-                    # Zeros on a GPU, where GradScaler may skip the step that would write them.
-                    empty = torch.zeros_like if param.is_cuda else torch.empty_like
+                    empty = torch.zeros_like if skippable else torch.empty_like
                     created[name] = empty(param.grad, requires_grad=False)
                     fresh[index] = 1
                 else:

@@ -1,4 +1,8 @@
-"""Discovered cases as parameters, then the settings of torch and the engine put back."""
+"""Discovered cases as parameters, then the settings of torch and the engine put back.
+
+`pytest -m parity` under FASTOPT_BACKEND=triton and TRITON_INTERPRET=1 runs the parity suite on the
+Triton backend, on CPU tensors; `make test` does so after everything else.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from support import Case, discover
+from support import ON_TRITON, Case, discover
 
 from fastopt import _core
 
@@ -21,6 +25,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("case", CASES, ids=str)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        engine_only = item.get_closest_marker("engine_only")
+        if ON_TRITON and engine_only:
+            item.add_marker(pytest.mark.skip(reason=f"the CPU engine's: {engine_only.args[0]}"))
+
+
 @pytest.fixture(autouse=True)
 def settings() -> Iterator[None]:
     """Same random numbers for every test; threads, default dtype, instruction set put back."""
@@ -33,9 +44,9 @@ def settings() -> Iterator[None]:
     _core.select_isa(isa)
 
 
-@pytest.fixture(params=_core.supported_isas())
+@pytest.fixture(params=[_core.isa()] if ON_TRITON else _core.supported_isas())
 def isa(request: pytest.FixtureRequest, settings: None) -> str:
-    """Each instruction set this processor can run, selected."""
+    """Each instruction set this processor can run, selected; to Triton they are all one."""
     _core.select_isa(request.param)
     assert _core.isa() == request.param
     return str(request.param)

@@ -20,6 +20,8 @@ from support import (
     values,
 )
 
+pytestmark = pytest.mark.parity
+
 
 def strongest(optimizer: Optimizer) -> dict[str, Any]:
     return list(optimizer.variants.values())[-1]

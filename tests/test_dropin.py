@@ -24,6 +24,8 @@ from support import (
 )
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
 
+pytestmark = pytest.mark.parity
+
 SHAPES = [(5, 3), (17,), (), (2, 3, 4)]
 PAIRS = {o.ours.__name__: (o.ours, o.theirs) for o in discover()}
 INFOS = {info.name: info for info in optim_db if info.optim_cls in [t for _, t in PAIRS.values()]}

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from support import Optimizer, assert_same_bits, assert_same_state, parameter, values
+from support import ON_TRITON, Optimizer, assert_same_bits, assert_same_state, parameter, values
 from torch import Tensor
+
+pytestmark = pytest.mark.parity
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.complex64]
 
@@ -154,6 +156,7 @@ def test_states_have_the_strides_of_torchs(optimizer: Optimizer) -> None:
                 assert size == 1 or stride == theirs, (layout, name)
 
 
+@pytest.mark.engine_only("threads")
 @pytest.mark.parametrize("threads", [1, 3])
 def test_layouts_shared_among_threads(optimizer: Optimizer, threads: int) -> None:
     """Shares begin and end inside rows; a strided tensor lies beside plain ones."""
@@ -183,7 +186,8 @@ def test_layouts_shared_among_threads(optimizer: Optimizer, threads: int) -> Non
 def test_parameters_that_share_memory(optimizer: Optimizer) -> None:
     """Overlapping parameters are updated one after the other, as torch's loop does."""
     torch.set_num_threads(3)
-    for size, shift in [(40_000, 10_000), (100, 1), (40_000, 0), (40_000, 39_999)]:
+    n = 4_000 if ON_TRITON else 40_000  # several shares
+    for size, shift in [(n, n // 4), (100, 1), (n, 0), (n, n - 1)]:
         memory = values((size + shift,), torch.float32, seed=0)
         other = memory.clone()
         params = [torch.nn.Parameter(m[i : i + size]) for m in (memory, other) for i in (0, shift)]
@@ -262,6 +266,7 @@ def repeated(first: Tensor, second: Tensor, times: int) -> Iterator[Tensor]:
             os.close(file)
 
 
+@pytest.mark.engine_only("calls the compiled functional form")
 @pytest.mark.skipif(sys.platform != "linux", reason="maps one memory many times")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_more_than_2_to_the_31_elements(threads: int) -> None:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from support import ALL_DTYPES, Optimizer, Stepped, discover, values
 from torch import Tensor
 
+pytestmark = pytest.mark.parity
+
 quick = settings(
     max_examples=60,
     deadline=None,

@@ -23,6 +23,8 @@ from support import (
 from fastopt import rules
 from fastopt.rules.arithmetic import fma_float32, fma_float64
 
+pytestmark = pytest.mark.parity
+
 SIZES = [(1,), (7,), (3, 11), (130,), (1000,)]
 # More than three times the engine's smallest share (16384, kMinShare in csrc/engine.cpp), in
 # tensors whose ends fall inside, outside and across the shares.
@@ -50,6 +52,7 @@ def test_steps(case: Case, dtype: torch.dtype, isa: str) -> None:
     check(case, SIZES, dtype, steps=5)
 
 
+@pytest.mark.engine_only("threads")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", REAL_DTYPES, ids=str)
 def test_threads(case: Case, dtype: torch.dtype, threads: int) -> None:
@@ -59,6 +62,7 @@ def test_threads(case: Case, dtype: torch.dtype, threads: int) -> None:
     check(case, SHARED_SIZES, dtype, steps)
 
 
+@pytest.mark.engine_only("threads")
 def test_threads_on_every_isa(optimizer: Optimizer, isa: str) -> None:
     torch.set_num_threads(3)
     check(Case(optimizer, list(optimizer.variants)[-1]), SHARED_SIZES, torch.float32, steps=2)

@@ -22,6 +22,8 @@ from support import (
     values,
 )
 
+pytestmark = pytest.mark.parity
+
 # Largest difference from torch's for-loop after 5 steps of lr 0.01 on parameters of size 1, in
 # units of roundoff, u = eps / 2.
 #  - float32, float64: 8 u. The for-loop rounds the same operations, in other places (Adam) or with
@@ -59,7 +61,9 @@ def step_both(a: torch.optim.Optimizer, b: torch.optim.Optimizer, seed: int, wid
     torch.backends.cpu.get_cpu_capability() == "DEFAULT",
     reason="torch without AVX2 has no fused multiply-add, so other roundings",
 )
-@pytest.mark.parametrize("size", [4096, 16384])
+@pytest.mark.parametrize(
+    "size", [4096, pytest.param(16384, marks=pytest.mark.engine_only("threads"))]
+)
 def test_same_bits(case: Case, size: int) -> None:
     """Parameters and states have the bits of SGD's for-loop and of fused Adam and AdamW.
 
@@ -78,6 +82,7 @@ def test_same_bits(case: Case, size: int) -> None:
         assert_same_state(ours, theirs)
 
 
+@pytest.mark.engine_only("every length and vectors; test_lengths.py has Triton's")
 def test_any_length_of_sgd() -> None:
     """SGD's for-loop has one rounding for all lengths: no multiple of anything is needed."""
     sgd = optimizer_named("sgd")

@@ -1,7 +1,5 @@
-"""The Triton backend without a GPU: its suite under the interpreter, imports, settings, codegen.
-
-The suite is tests/test_triton_interpreted.py, run by a second pytest: Triton reads TRITON_INTERPRET
-when it is imported, and the rest of the tests must not be affected.
+"""The Triton backend without a GPU and without its interpreter: imports, settings, compiling before
+anything is written, codegen. What it computes: the parity suite (see conftest.py).
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,27 +36,6 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         timeout=600,
         check=False,
     )
-
-
-@needs_triton
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        ["tests/test_triton_interpreted.py"],
-        # The CPU engine's own suites, on the other backend: what runs in a few seconds of them.
-        ["tests/test_amp.py", "-k", "test_scaler"],
-        [
-            "tests/test_reference.py",
-            "-k",
-            "test_steps and (baseline or neon) and (everything or amsgrad)",
-        ],
-    ],
-    ids=["own", "amp", "reference"],
-)
-def test_under_the_interpreter(chosen: list[str]) -> None:
-    found = python("-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen, **INTERPRETED)
-    assert found.returncode == 0, found.stdout[-6000:] + found.stderr[-2000:]
-    assert "passed" in found.stdout
 
 
 def test_a_cpu_step_never_imports_triton() -> None:
@@ -139,6 +117,82 @@ def test_codegen_finds_faults() -> None:
     assert "0 loads of 128 bits, expected 12" in cuda
     assert "inexact arithmetic" in cuda
     assert "0 stores of 128 bits, expected 8" in hip
+
+
+class AbsentGPU:
+    """Triton's driver of a GPU that is not here: kernels are compiled for it and loaded nowhere."""
+
+    launcher_cls = staticmethod(lambda source, metadata: None)
+
+    class utils:
+        get_device_properties = staticmethod(lambda device: {"max_shared_mem": 1 << 16})
+        load_binary = staticmethod(lambda *_: (object(), None, 0, 0, 1024))
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@pytest.fixture
+def absent_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime import driver
+
+    monkeypatch.setattr(driver, "_active", AbsentGPU())
+
+
+def check_a_launch(made: torch.optim.Optimizer, scaler: triton.Scaler) -> None:
+    """What a step does before it writes: plan, collect, compile."""
+    from fastopt import plan
+    from fastopt.backends.triton.launch import Launch
+
+    routes = [plan.Route("triton", "")] * sum(len(g["params"]) for g in made.param_groups)
+    new = plan.create_states(made, routes)
+    Launch(made, made._rule, range(len(routes)), new.fresh, scaler).check(made, scaler)
+
+
+def with_gradient(name: str) -> tuple[str, torch.nn.Parameter]:
+    p = parameter((3,), torch.float32, seed=0)
+    p.grad = torch.ones(3)
+    return name, p
+
+
+@needs_triton
+@pytest.mark.parametrize("cls", [fastopt.SGD, fastopt.AdamW, fastopt.RMSprop])
+@pytest.mark.usefixtures("absent_gpu")
+def test_a_launch_compiles_before_it_writes(cls: Any) -> None:
+    """Both kernels, through the call that a machine with a GPU makes."""
+    for scaler in (triton.Scaler(), triton.Scaler(torch.zeros(()), torch.ones(()))):
+        check_a_launch(cls([with_gradient("weight")]), scaler)
+
+
+@needs_triton
+@pytest.mark.usefixtures("absent_gpu")
+def test_a_kernel_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    from broken_rule import broken
+
+    from fastopt import plan
+    from fastopt.backends.triton.rules import RULES
+    from fastopt.backends.triton.slots import Changed
+
+    monkeypatch.setitem(RULES, "sgd", RULES["sgd"]._replace(update=broken))
+    made = fastopt.SGD([with_gradient("weight")], momentum=0.9)
+    (p,) = made.param_groups[0]["params"]
+    before = p.detach().clone()
+    with pytest.raises(Changed) as caught:
+        check_a_launch(made, triton.Scaler())
+    message = str(plan.refusal(made, caught.value.index, str(caught.value)))
+    assert "parameter 'weight' (param_groups[0]['params'][0]): Triton " in message
+    assert "cannot compile multi_tensor of the rule 'sgd' in torch.float32 for cuda 90" in message
+    assert "nowhere_defined" in message
+    assert "set FASTOPT_BACKEND=torch" in message
+    assert torch.equal(p, before)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")

@@ -22,7 +22,12 @@ class Scaler(NamedTuple):
     @property
     def mode(self) -> int:
         """The kernels' SCALER: 0 nothing, 1 skips on found_inf, 2 unscales too."""
-        return 2 if self.grad_scale is not None else int(self.found_inf is not None)
+        return 2 if self.unscales else int(self.found_inf is not None)
+
+    @property
+    def unscales(self) -> bool:
+        """Whether gradients are divided in place."""
+        return self.grad_scale is not None
 
 
 @cache

@@ -153,11 +153,13 @@ def multi_tensor(
                 RULE, VARIANT, DTYPE, COMPUTE, SCALER, BLOCK, VECTORS,
             )  # fmt: skip
         # In a loop, as it is rare: unrolled, it would set the registers of the paths above.
-        for start in range(tl.maximum(offset, vectors), end, SINGLES):
+        start = tl.maximum(offset, vectors)
+        while start < end:
             update(
                 start, end, at, values, sign, scale,
                 RULE, VARIANT, DTYPE, COMPUTE, SCALER, SINGLES, ANY,
             )  # fmt: skip
+            start += SINGLES
 
 
 @triton.jit

@@ -8,7 +8,7 @@ the device, for that one, and the tables are recorded for the new stream.
 
 from __future__ import annotations
 
-import operator
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -21,7 +21,6 @@ from ... import _core
 from . import Scaler, freshness
 from .bucket import Bucket
 from .rules import RULES
-from .scalars import without_tensors
 from .slots import Changed, Slot, extent, prepare
 from .tables import capturing, constant
 
@@ -31,24 +30,29 @@ Group = dict[str, Any]
 _captured: WeakKeyDictionary[torch.optim.Optimizer, list[Bucket]] = WeakKeyDictionary()
 
 
-def counts_on_device(group: Group) -> bool:
+def counts_on_device(rule: str, group: Group) -> bool:
     """Whether a group's options keep step counts on the device, as in torch."""
-    tensors = [v for v in (group["lr"], *group.get("betas", ())) if isinstance(v, Tensor)]
-    elsewhere = any(t.device.type != "cpu" for t in tensors)
-    return bool(group.get("capturable") or group.get("fused") or elsewhere)
+    on_device = any(_core.hyperparameters(rule, group)[1])
+    return bool(group.get("capturable") or group.get("fused") or on_device)
 
 
-def assign_layers(slots: Sequence[Slot]) -> None:
-    """Parameters that share memory are updated one after the other, as torch's loop does."""
+def assign_layers(slots: Sequence[Slot], unscales: bool) -> None:
+    """Parameters that share memory are updated one after the other, as torch's loop does.
+
+    So are those that share a gradient, where it is unscaled in place.
+    """
+    written = [[extent(s.param)] for s in slots]
+    if unscales:
+        for extents, slot in zip(written, slots, strict=True):
+            extents += [] if slot.param.grad is None else [extent(slot.param.grad)]
     end, shared = 0, False
-    for begin, stop in sorted(extent(s.param) for s in slots):
+    for begin, stop in sorted(itertools.chain.from_iterable(written)):
         shared |= begin < end and begin != stop
         end = max(end, stop)
     for i, slot in enumerate(slots if shared else ()):
-        begin, stop = extent(slot.param)
-        for before in slots[:i]:
-            other, end = extent(before.param)
-            if begin < end and other < stop:
+        for k, before in enumerate(slots[:i]):
+            pairs = itertools.product(written[i], written[k])
+            if any(a < d and c < b for (a, b), (c, d) in pairs):
                 slot.layer = max(slot.layer, before.layer + 1)
 
 
@@ -68,61 +72,54 @@ class Launch:
     ) -> None:
         self._rule = rule
         self._mode = scaler.mode
+        self._unscales = scaler.unscales
         self._slots: list[Slot] = []
-        self._idle: list[tuple[int, Tensor]] = []  # those without a gradient so far
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         groups = optimizer.param_groups
-        self._members = [list(group["params"]) for group in groups]
-        self._names = [self._state_names(group) for group in groups]
+        self._names = [tuple(_core.state_names(rule, group)) for group in groups]
+        idle = bytearray(len(first))  # those without a gradient so far
         index = -1
         for g, group in enumerate(groups):
             for param in group["params"]:
                 index += 1
                 if index in indices and param.grad is None:
-                    self._idle.append((index, param))
+                    idle[index] = 1
                 elif index in indices:
                     self._slots.append(self._slot(index, g, param, optimizer.state, first))
-        assign_layers(self._slots)
+        assign_layers(self._slots, unscales=scaler.unscales)
         members: dict[tuple[Any, ...], list[Slot]] = {}
         for slot in self._slots:
-            variant = RULES[rule].states.index(slot.names)
+            variant = _core.variants(rule).index(list(slot.names))
             key = (slot.layer, slot.param.device, slot.param.dtype, variant)
             members.setdefault(key, []).append(slot)
         self.buckets = [
             self._bucket(variant, slots, groups)
             for (_, _, _, variant), slots in sorted(members.items(), key=lambda kv: kv[0][0])
         ]
-
-    def _state_names(self, group: Group) -> tuple[str, ...]:
-        return tuple(_core.state_names(self._rule, without_tensors(group)))
+        self._containers = _core.Containers(rule, groups, optimizer.state, bytes(idle))
 
     def _slot(
         self, index: int, g: int, param: Tensor, state: Mapping[Tensor, Any], first: bytes
     ) -> Slot:
         kept = state.get(param, {})
         names = self._names[g]
-        for name in (*names, *["step"] * _core.counts_steps(self._rule)):
-            if not isinstance(kept.get(name), Tensor):
+        counted = ["step"] * _core.counts_steps(self._rule)
+        for name in (*names, *counted):
+            if kept.get(name) is None:
                 raise Changed(index, f"it has no state {name!r}")
-        step = kept["step"] if _core.counts_steps(self._rule) else None
-        if step is not None and (
-            step.numel() != 1 or step.dtype not in (torch.float32, torch.float64)
-        ):
-            raise Changed(
-                index,
-                f"its state 'step' has shape {tuple(step.shape)} and dtype {step.dtype}; it must "
-                "be one float32 or float64 number",
-            )
         states = [kept[name] for name in names]
+        step = kept["step"] if counted else None
         slot = Slot(index, g, param, kept, states, names, step, bool(first[index]))
-        prepare(slot)
+        grad = param.grad
+        assert grad is not None  # those without one are idle
+        prepare(slot, grad, self._unscales)
         return slot
 
     def _bucket(self, variant: int, slots: list[Slot], groups: Sequence[Group]) -> Bucket:
         device = slots[0].param.device
         counts = (
             self._mode > 0
-            or any(counts_on_device(groups[g]) for g in {s.group for s in slots})
+            or any(counts_on_device(self._rule, groups[g]) for g in {s.group for s in slots})
             or any(s.step is not None and s.step.device.type != "cpu" for s in slots)
             or any(freshness.known(s) for s in slots)
         )
@@ -137,7 +134,7 @@ class Launch:
                 if slot.step is not None and slot.step.device != device:
                     slot.step = slot.kept["step"] = constant(slot.step.detach().numpy(), device)
         with self._on(device):
-            return Bucket(self._rule, variant, slots, groups, counts)
+            return Bucket(self._rule, variant, slots, groups, counts, self._unscales)
 
     @staticmethod
     def _on(device: torch.device) -> Any:
@@ -145,21 +142,12 @@ class Launch:
 
     def check(self, optimizer: torch.optim.Optimizer, scaler: Scaler) -> None:
         """Collect one step; raise Changed where anything is not as planned. Nothing is written."""
-        groups, state = optimizer.param_groups, optimizer.state
-        if len(groups) != len(self._members) or (scaler.mode > 0) != (self._mode > 0):
-            raise Changed(-1, "the param groups or the scaler have changed")
-        for group, members, names in zip(groups, self._members, self._names, strict=True):
-            params = group["params"]
-            if len(params) != len(members) or not all(map(operator.is_, params, members)):
-                raise Changed(-1, "the parameters of a group have changed")
-            if self._state_names(group) != names:
-                raise Changed(-1, "the states that a group asks for have changed")
-        for slot in self._slots:
-            if state.get(slot.param) is not slot.kept and (slot.names or slot.step is not None):
-                raise Changed(slot.index, "its state has changed")
-        for index, param in self._idle:
-            if param.grad is not None:
-                raise Changed(index, "it has a gradient for the first time")
+        groups = optimizer.param_groups
+        if scaler.mode != self._mode:
+            raise Changed(-1, "GradScaler has come or gone")
+        changed = self._containers.check(groups, optimizer.state)
+        if changed is not None:
+            raise Changed(*changed)
         for bucket in self.buckets:
             if capturing(bucket.device):
                 if not bucket.counts and _core.counts_steps(self._rule):
@@ -174,7 +162,7 @@ class Launch:
 
     def params(self) -> list[Tensor]:
         """The parameters that the step just checked will write."""
-        return [slot.param for bucket in self.buckets for slot in bucket.updated]
+        return [param for bucket in self.buckets for param in bucket.params()]
 
     def run(self, scaler: Scaler) -> None:
         """Launch what `check` has collected, on the current stream of every device."""

@@ -140,22 +140,14 @@ def rmsprop_scalars(hyper, step, first):
 
 
 class Rule(NamedTuple):
-    """A rule's update, its states by VARIANT and, to run without the host, its scalars."""
+    """A rule's update and, to run without the host, its scalars."""
 
     update: Any
-    states: tuple[tuple[str, ...], ...]
     scalars: Any = None
 
 
-ADAM_STATES = (("exp_avg", "exp_avg_sq"), ("exp_avg", "exp_avg_sq", "max_exp_avg_sq"))
-RMSPROP_STATES = (
-    ("square_avg",),
-    ("square_avg", "momentum_buffer"),
-    ("square_avg", "grad_avg"),
-    ("square_avg", "momentum_buffer", "grad_avg"),
-)
 RULES = {
-    "sgd": Rule(sgd, ((), ("momentum_buffer",)), sgd_scalars),
-    "adam": Rule(adam, ADAM_STATES, adam_scalars),
-    "rmsprop": Rule(rmsprop, RMSPROP_STATES, rmsprop_scalars),
+    "sgd": Rule(sgd, sgd_scalars),
+    "adam": Rule(adam, adam_scalars),
+    "rmsprop": Rule(rmsprop, rmsprop_scalars),
 }

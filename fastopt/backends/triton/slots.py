@@ -1,4 +1,4 @@
-"""One parameter of a launch: layouts, what is wrong with a tensor, building a slot, collecting it.
+"""One parameter of a launch: layouts, what is wrong with a tensor, building a slot.
 
 A flat kernel goes through memory in order, so all tensors of a parameter must lie alike. Those that
 do not (a transposed gradient, a sliced parameter) are staged: copied into a dense layout before the
@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-# The address of an empty gradient: its step counts, unlike that of a gradient that is None (0).
-NOWHERE = 16
+from ... import _core
 
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -43,10 +41,15 @@ class Slot:
     first: bool  # the states have never been written
     layer: int = 0  # launched after lower layers, which share its memory
     strides: tuple[int, ...] = ()  # of every tensor the kernel sees
-    pointers: list[int] = field(default_factory=list)  # of param and states, as found at planning
     addresses: list[int] = field(default_factory=list)  # of param and states, for the kernel
     stages: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (tensor, its dense copy)
     grad_stage: Tensor | None = None
+
+    def row(self) -> tuple[Any, ...]:
+        """What the compiled core keeps of it: see csrc/collect.h."""
+        stage = 0 if self.grad_stage is None else self.grad_stage.data_ptr()
+        kept = (self.kept or None, self.names, self.step, self.first)
+        return (self.group, self.param, *kept, self.strides, stage)
 
 
 def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
@@ -86,47 +89,76 @@ def span(tensor: Tensor) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
+def type_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def not_a_tensor(value: object) -> str | None:
+    """What is wrong with a value where a tensor of numbers that kernels take must be."""
+    if not isinstance(value, Tensor) or type(value) not in PLAIN_TYPES:
+        return f"is a {type(value).__name__}, not a plain torch.Tensor or torch.nn.Parameter"
+    if type_name(value.dtype) not in _core.dtypes:
+        return f"has a dtype other than {', '.join(_core.dtypes)}"
+    return None
+
+
 def mismatch(tensor: Tensor, param: Tensor) -> str | None:
     """What is wrong with a gradient or state beside its parameter."""
-    if type(tensor) not in PLAIN_TYPES:
-        return f"is a {type(tensor).__name__}, not a plain torch.Tensor or torch.nn.Parameter"
+    if why := not_a_tensor(tensor):
+        return why
+    if tensor.layout != torch.strided:
+        return f"has layout {tensor.layout}, allowed is torch.strided; to_dense() it first"
     if tensor.device != param.device:
         return (
             f"is on {tensor.device}, the parameter on {param.device}; move it there, as "
             "`model.to(device)` before building the optimizer does"
         )
-    for what in ("shape", "dtype"):
-        own, expected = getattr(tensor, what), getattr(param, what)
+    for what, own, expected in (
+        ("shape", str(tuple(tensor.shape)), str(tuple(param.shape))),
+        ("dtype", type_name(tensor.dtype), type_name(param.dtype)),
+    ):
         if own != expected:
-            own, expected = (str(x).removeprefix("torch.") for x in (own, expected))
-            if what == "shape":
-                own, expected = str(tuple(tensor.shape)), str(tuple(param.shape))
             return f"has {what} {own}, the parameter {expected}; they must be equal"
     if tensor.is_conj() or tensor.is_neg():
         return "is a lazy view (is_conj() or is_neg() is true)"
     return None
 
 
-def prepare(slot: Slot) -> None:
-    """Check the slot's tensors, decide the layout, make room for what must be staged."""
-    param, grad = slot.param.detach(), slot.param.grad
-    tensors = [("it", param), *((f"its state {n!r}", s) for n, s in zip(slot.names, slot.states))]  # noqa: B905
-    for subject, tensor in [*tensors, ("its gradient", grad)]:
-        if tensor is None:
-            raise Changed(slot.index, f"{subject} is missing")
+def check_tensors(slot: Slot, grad: Tensor, unscales: bool) -> None:
+    """Raise Changed where a tensor does not fit; the gradient is written only if unscaled."""
+    param = slot.param.detach()
+    states = zip([f"its state {name!r}" for name in slot.names], slot.states, strict=True)
+    for subject, tensor in (("it", param), ("its gradient", grad), *states):
         if why := mismatch(tensor, param):
             raise Changed(slot.index, f"{subject} {why}")
-        if tensor is not grad and tensor.numel() > 1 and span(tensor) < tensor.numel():
+        written = tensor is not grad or unscales
+        if written and tensor.numel() > 1 and span(tensor) < tensor.numel():
             raise Changed(
                 slot.index,
                 f"{subject} is expanded (unsupported operation: more than one element refers to a "
                 "single memory location); clone() it first",
             )
+    step = slot.step
+    if step is None:
+        return
+    if why := not_a_tensor(step):
+        raise Changed(slot.index, f"its state 'step' {why}")
+    if step.numel() != 1 or step.dtype not in (torch.float32, torch.float64):
+        raise Changed(
+            slot.index,
+            f"its state 'step' has shape {tuple(step.shape)} and dtype {type_name(step.dtype)}; it "
+            "must be one float32 or float64 number",
+        )
+
+
+def prepare(slot: Slot, grad: Tensor, unscales: bool) -> None:
+    """Check the slot's tensors, decide the layout, make room for what must be staged."""
+    check_tensors(slot, grad, unscales)
+    param = slot.param.detach()
     dense = is_dense(param.shape, param.stride())
     layout = param if dense else torch.empty(param.shape, device="meta")
     slot.strides = layout.stride()
-    for _, tensor in tensors:
-        slot.pointers.append(tensor.data_ptr())
+    for tensor in (param, *slot.states):
         seen = tensor
         if not lies_as(tensor, slot.strides):
             seen = torch.empty_strided(
@@ -134,44 +166,7 @@ def prepare(slot: Slot) -> None:
             )
             slot.stages.append((tensor.detach(), seen))
         slot.addresses.append(seen.data_ptr())
-    if grad is not None and not lies_as(grad, slot.strides):
+    if not lies_as(grad, slot.strides):
         slot.grad_stage = torch.empty_strided(
             param.shape, slot.strides, dtype=param.dtype, device=param.device
         )
-
-
-def collect(slots: Sequence[Slot], addresses: NDArray[Any]) -> None:
-    """Write the address of every gradient, 0 where there is none; raise Changed if unlike the plan.
-
-    Runs once a step for every tensor, so its place is the compiled core: see docs/gpu.md.
-    """
-    for i, slot in enumerate(slots):
-        param = slot.param
-        grad = param.grad
-        if grad is None:
-            addresses[i] = 0
-            continue
-        if (
-            type(grad) not in PLAIN_TYPES
-            or grad.dtype != param.dtype
-            or grad.shape != param.shape
-            or grad.device != param.device
-            or grad.layout != torch.strided
-            or grad.is_conj()
-            or grad.is_neg()
-        ):
-            raise Changed(slot.index, f"its gradient {mismatch(grad, param) or 'has changed'}")
-        kept, pointers = slot.kept, slot.pointers
-        if param.data_ptr() != pointers[0]:
-            raise Changed(slot.index, "its memory has moved")
-        for name, state, pointer in zip(slot.names, slot.states, pointers[1:], strict=True):
-            if kept.get(name) is not state or state.data_ptr() != pointer:
-                raise Changed(slot.index, f"its state {name!r} has changed")
-        if kept.get("step") is not slot.step:
-            raise Changed(slot.index, "its state 'step' has changed")
-        if slot.grad_stage is not None:
-            addresses[i] = slot.grad_stage.data_ptr() or NOWHERE
-        elif lies_as(grad, slot.strides):
-            addresses[i] = grad.data_ptr() or NOWHERE
-        else:
-            raise Changed(slot.index, "its gradient's layout has changed")

@@ -7,6 +7,7 @@ device has. It never waits: a pinned buffer is written again only once the devic
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ class Table:
             total = -(-total // ALIGNMENT) * ALIGNMENT
         on_host = torch.zeros(total, dtype=torch.uint8)
         storage = torch.empty(total, dtype=torch.uint8, device=device)
-        self.host: dict[str, NDArray[np.generic]] = {}
+        self.host: dict[str, NDArray[Any]] = {}
         self.device: dict[str, Tensor] = {}
         for (name, (dtype, shape)), (begin, end) in zip(sections.items(), ends, strict=True):
             self.host[name] = on_host[begin:end].view(dtype).view(shape).numpy()
