@@ -1,18 +1,19 @@
-"""The GPU suite: contestants, works, timing, parity on the device, the table, the command.
+"""The GPU suite: works, timing, the table, the command.
 
 One command for a machine with a GPU and no network. Every claim is a ratio of medians taken in one
-process, contestants in turn; a contestant is checked against the CPU engine before it is timed.
+process, contestants in turn; what the device computes is checked against the CPU engine before
+anything is timed (gpu_parity.py).
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import record
+from benchmarks.gpu_parity import parity
+from benchmarks.method import paired, spread
 from benchmarks.shapes import gpt2
 
 HELP = "parity on the GPU, then its table; needs a GPU, no network"
@@ -43,19 +46,23 @@ class Work:
     streams: int  # tensors read and written, by element: the bytes of a step
     options: dict[str, Any]
     peer: dict[str, Any]
-    goal: float  # times as fast as the peer
-    bandwidth: float = 0.0  # of the device's own copy
+    goal: float | None  # times as fast as the peer
+    bandwidth: float | None = None  # of the device's own copy
     dtype: torch.dtype = torch.float32
     timing: str = "device"  # device, host or graph
     groups: int = 1
 
 
 FUSED, FOREACH = {"fused": True}, {"foreach": True}
+MOMENTUM = {"lr": 1e-3, "momentum": 0.9}
+BF16 = torch.bfloat16
+# 200 param groups were asked of GPT-2 small, which has 148 tensors: each is a group of its own.
 WORKS = [
-    Work("256M fp32", "AdamW", BIG, 7, {}, FUSED, 1.0, 0.92),
-    Work("256M fp32", "SGD", BIG, 5, {"lr": 1e-3, "momentum": 0.9}, FUSED, 1.0, 0.92),
+    Work("256M fp32", "AdamW", BIG, 7, {}, FUSED, None, 0.92),
+    Work("256M fp32", "SGD", BIG, 5, MOMENTUM, FUSED, None, 0.92),
     Work("256M fp32", "RMSprop", BIG, 5, {}, FOREACH, 3.0),
-    Work("256M bf16", "AdamW", BIG, 7, {}, FUSED, 1.0, 0.90, torch.bfloat16),
+    Work("256M bf16", "AdamW", BIG, 7, {}, FUSED, 1.0, 0.90, BF16),
+    Work("256M bf16", "SGD", BIG, 5, MOMENTUM, FUSED, 1.0, 0.90, BF16),
     Work("86 tensors, graph", "Adam", SMALL, 7, {"capturable": True}, FUSED, 3.0, timing="graph"),
     Work("1000 x 64, host", "Adam", TINY, 7, {}, FUSED, 5.0, timing="host"),
     Work("GPT-2 small, 148 groups", "AdamW", gpt2(), 7, {}, FUSED, 2.0, groups=148),
@@ -122,10 +129,11 @@ def measure(work: Work, device: torch.device, rounds: int) -> record.Record:
         steps = {name: captured(step) for name, step in made.items()}
     elements = sum(math.prod(shape) for shape in work.shapes)
     moved = elements * work.dtype.itemsize * work.streams
-    if work.bandwidth:
+    source: Tensor | None = None
+    if work.bandwidth is not None:
         source = torch.empty(min(moved // 2, 1 << 30), dtype=torch.uint8, device=device)
         target = torch.empty_like(source)
-        steps["copy"] = lambda: target.copy_(source)
+        steps["copy"] = functools.partial(target.copy_, source)
     clock = host_time if work.timing == "host" else device_time
     for step in steps.values():
         for _ in range(WARM_UP):
@@ -134,75 +142,37 @@ def measure(work: Work, device: torch.device, rounds: int) -> record.Record:
     for index in range(rounds):
         for name in list(steps) if index % 2 == 0 else reversed(list(steps)):
             times[name].append(clock(steps[name]))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ratio = medians["peer"] / medians["fastopt"]
+    return assess(work, times, moved, 2 * source.numel() if source is not None else 0)
+
+
+def assess(
+    work: Work, samples: dict[str, list[float]], moved: int, copied: int = 0
+) -> record.Record:
+    """The row of a work from its samples; `moved` and `copied`: bytes of a step and of a copy."""
+    times = {name: spread(values) for name, values in samples.items()}
+    ratio = spread(paired(samples["peer"], samples["fastopt"]))
     row: record.Record = {
+        "id": f"{work.name}/{work.cls}",
         "work": work.name,
-        "optimizer": work.cls,
+        "algorithm": work.cls,
+        "dtype": str(work.dtype).removeprefix("torch."),
+        "tensors": len(work.shapes),
+        "elements": sum(math.prod(shape) for shape in work.shapes),
+        "bytes_per_param": work.dtype.itemsize * work.streams,
         "peer": "fused" if work.peer == FUSED else "foreach",
         "timing": work.timing,
-        "seconds": medians,
-        "ratio": ratio,
+        "samples": samples,
+        "times": {name: asdict(s) for name, s in times.items()},
+        "ratio": asdict(ratio),
         "goal": work.goal,
         "bandwidth_goal": work.bandwidth,
     }
-    missed = ratio < work.goal
-    if work.bandwidth:
-        copied = 2 * source.numel() / medians["copy"]
-        row["bandwidth"] = moved / medians["fastopt"] / copied
+    missed = work.goal is not None and ratio.median < work.goal
+    if work.bandwidth is not None:
+        speed = moved / times["fastopt"].median
+        row["bandwidth"] = speed / (copied / times["copy"].median)
         missed |= row["bandwidth"] < work.bandwidth
     return row | {"verdict": "short" if missed else "ok"}
-
-
-def differing(cls: str, dtype: torch.dtype, options: dict[str, Any], device: torch.device) -> int:
-    """Numbers that differ in a bit from the CPU engine's after three steps."""
-    import fastopt
-
-    sizes = [0, 1, 5, 127, 1024, 2049, 100_003]
-    generator = torch.Generator().manual_seed(0)
-    pairs = [torch.randn(n, generator=generator).to(dtype).requires_grad_() for n in sizes]
-    moved = [p.detach().to(device).requires_grad_() for p in pairs]
-    engine, ours = (getattr(fastopt, cls)(p, **options) for p in (pairs, moved))
-    for _ in range(3):
-        for p, q in zip(pairs, moved, strict=True):
-            p.grad = torch.randn(p.shape, generator=generator).to(dtype)
-            q.grad = p.grad.to(device)
-        engine.step()
-        ours.step()
-    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    count = 0
-    for p, q in zip(pairs, moved, strict=True):
-        tensors = [(p, q), *((s, ours.state[q][k]) for k, s in engine.state[p].items())]
-        for a, b in tensors:
-            count += int((a.detach().view(bits) != b.detach().cpu().view(bits)).sum())
-    return count
-
-
-PARITY: list[tuple[str, dict[str, Any]]] = [
-    ("SGD", {"lr": 0.1}),
-    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
-    ("AdamW", {}),
-    ("Adam", {"amsgrad": True, "maximize": True}),
-    *(
-        ("RMSprop", {"momentum": momentum, "centered": centered})
-        for momentum in (0, 0.9)
-        for centered in (False, True)
-    ),
-]
-
-
-def parity(device: torch.device) -> list[record.Record]:
-    """Every variant and dtype on the device against the CPU engine."""
-    return [
-        {
-            "optimizer": cls,
-            "options": options,
-            "dtype": str(dtype),
-            "differing": differing(cls, dtype, options, device),
-        }
-        for cls, options in PARITY
-        for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-    ]
 
 
 def show(found: record.Record) -> None:
@@ -211,19 +181,23 @@ def show(found: record.Record) -> None:
     from rich.table import Table
 
     console = Console()
-    wrong = [row for row in found["parity"] if row["differing"]]
-    console.print(f"parity with the CPU engine: {len(found['parity'])} runs, {len(wrong)} differ")
+    wrong = [row for row in found["parity"] if row.get("differing") != 0]
+    console.print(f"parity with the CPU engine: {len(found['parity'])} checks, {len(wrong)} failed")
     for row in wrong:
-        console.print(row)
+        console.print(row, highlight=False)
     table = Table(title=found["device"]["name"], box=None)
     for name in ("work", "optimizer", "peer", "ratio", "goal", "of copy", "goal", ""):
         table.add_column(name)
     for row in found["rows"]:
+        ratio = row["ratio"]
+        goal = "" if row["goal"] is None else f"{row['goal']:g}x"
         share = f"{row['bandwidth']:.0%}" if "bandwidth" in row else ""
-        goal = f"{row['bandwidth_goal']:.0%}" if row["bandwidth_goal"] else ""
-        cells = [row["work"], row["optimizer"], row["peer"], f"{row['ratio']:.2f}x"]
-        table.add_row(*cells, f"{row['goal']:g}x", share, goal, row["verdict"])
+        share_goal = "" if row["bandwidth_goal"] is None else f"{row['bandwidth_goal']:.0%}"
+        shown = f"{ratio['median']:.2f}x [{ratio['q1']:.2f}, {ratio['q3']:.2f}]"
+        cells = [row["work"], row["algorithm"], row["peer"], shown, goal]
+        table.add_row(*cells, share, share_goal, row["verdict"])
     console.print(table)
+    console.print(f"{found['seconds']:.0f} s in all")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -242,6 +216,7 @@ def main(arguments: argparse.Namespace) -> int:
     if missing() or os.environ.get("TRITON_INTERPRET") == "1":
         print(f"benchmarks gpu needs Triton, not interpreted: {missing() or 'TRITON_INTERPRET=1'}")
         return 1
+    begin = time.perf_counter()
     device = torch.device("cuda", torch.cuda.current_device())
     name = torch.cuda.get_device_name(device)
     found = record.header("gpu", rounds=arguments.rounds)
@@ -250,11 +225,13 @@ def main(arguments: argparse.Namespace) -> int:
         "memory": torch.cuda.get_device_properties(device).total_memory,
     }
     found["parity"] = parity(device)
+    failed = any(row.get("differing") != 0 for row in found["parity"])
     found["rows"] = []
     for work in WORKS:
         found["rows"].append(measure(work, device, arguments.rounds))
         torch.cuda.empty_cache()
+    found["seconds"] = time.perf_counter() - begin
     show(found)
     results = Path(__file__).parent / "results"
     record.save(arguments.output or results / f"{name.lower().replace(' ', '-')}.json", found)
-    return 1 if any(row["differing"] for row in found["parity"]) else 0
+    return 1 if failed else 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import ALL_DTYPES, Optimizer, Stepped, discover, values
+from support import ALL_DTYPES, ON_TRITON, Optimizer, Stepped, discover, values
 from torch import Tensor
 
 pytestmark = pytest.mark.parity
@@ -25,6 +25,8 @@ quick = settings(
 
 fractions = st.floats(0, 1, exclude_max=True)
 sizes = st.floats(0, 10)
+if ON_TRITON:  # whose kernel cannot tell what float32 rounds to 0 from 0: docs/gpu.md, Bits
+    sizes = sizes.filter(lambda x: x == 0 or x > 1e-37)
 HYPER: dict[str, st.SearchStrategy[Any]] = {
     "lr": st.one_of(st.floats(0, 1), st.floats(0, 1e-6)),
     "betas": st.tuples(fractions, fractions),

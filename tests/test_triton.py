@@ -4,6 +4,7 @@ anything is written, codegen. What it computes: the parity suite (see conftest.p
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import subprocess
@@ -200,3 +201,33 @@ def test_gpu_suite_without_a_gpu() -> None:
     found = python("-m", "benchmarks", "gpu")
     assert found.returncode != 0
     assert "needs a GPU" in found.stdout + found.stderr
+
+
+def test_rows_of_the_gpu_suite() -> None:
+    """What follows from samples: ratio, share of the copy's bandwidth, verdict."""
+    from benchmarks import gpu
+
+    work = gpu.Work("64M", "SGD", [(1 << 26,)], 5, {}, gpu.FUSED, 1.5, 0.9)
+    samples = {"fastopt": [1.0, 1.0, 1.0], "peer": [2.0, 2.0, 2.0], "copy": [0.5, 0.5, 0.5]}
+    row = gpu.assess(work, samples, moved=1000, copied=500)
+    assert (row["ratio"]["median"], row["bandwidth"], row["verdict"]) == (2.0, 1.0, "ok")
+    assert gpu.assess(work, samples, moved=800, copied=500)["verdict"] == "short"
+    slow = {**samples, "fastopt": [1.5, 1.5, 1.5]}
+    assert gpu.assess(work, slow, moved=2000, copied=500)["verdict"] == "short"
+
+
+@pytest.mark.parametrize("work", range(8))
+def test_the_gpu_suites_works(work: int) -> None:
+    """Every row can be built and stepped by fastopt and by its peer: here, small CPU tensors."""
+    from benchmarks import gpu
+
+    row = gpu.WORKS[work]
+    small = dataclasses.replace(row, shapes=[(3,)] * min(len(row.shapes), 200))
+    options = {k: v for k, v in small.options.items() if k != "capturable"}  # a GPU's
+    small = dataclasses.replace(small, options=options)
+    for module, flags in ((fastopt, {}), (torch.optim, small.peer)):
+        made, params = gpu.build(module, small, torch.device("cpu"), **flags)
+        before = [p.detach().clone() for p in params]
+        made.step()
+        assert not any(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+        assert len(made.param_groups) == row.groups

@@ -10,10 +10,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from support import ALL_DTYPES, assert_same_bits, parameter, params_of, values
+from support import ALL_DTYPES, UNITS, assert_same_bits, parameter, params_of, values
 from torch import Tensor
 
 import fastopt
@@ -22,7 +21,7 @@ from fastopt import _core
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
 
-from fastopt.backends.triton import bucket, kernel, rules, slots, tables
+from fastopt.backends.triton import bucket, rules, slots, tables
 
 pytestmark = pytest.mark.parity
 
@@ -146,104 +145,6 @@ def test_parameters_that_share_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(ours._plan._launch.buckets) == 3  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("unscaled", [False, True])
-@pytest.mark.parametrize(("cls", "hyper"), [VARIANTS[1], VARIANTS[3], VARIANTS[-1]], ids=str)
-def test_scaler_stays_on_the_device(
-    cls: Any, hyper: dict[str, Any], unscaled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Steps skipped by found_inf, the first one among them; nobody asks a tensor for its value."""
-    skips = [True, False, True, False]
-
-    def make() -> torch.optim.Optimizer:
-        made: torch.optim.Optimizer = cls([parameter((150,), torch.float32, seed=0)], **hyper)
-        return made
-
-    def step(optimizer: torch.optim.Optimizer) -> None:
-        (p,) = params_of(optimizer)
-        for k, skip in enumerate(skips):
-            p.grad = values(p.shape, p.dtype, seed=k) * 8
-            optimizer.found_inf = torch.full((1,), float(skip))  # type: ignore[attr-defined]
-            optimizer.grad_scale = None if unscaled else torch.tensor(8.0)  # type: ignore[attr-defined]
-            before = p.detach().clone()
-            with monkeypatch.context() as patched:
-                if os.environ["FASTOPT_BACKEND"] == "triton":
-                    patched.setattr(Tensor, "item", None)
-                optimizer.step()
-            assert torch.equal(p, before) == skip
-
-    made = []
-    for backend in ("triton", "auto"):
-        monkeypatch.setenv("FASTOPT_BACKEND", backend)
-        made.append(make())
-        step(made[-1])
-    for a, b in zip(params_of(made[0]), params_of(made[1]), strict=True):
-        # The device counts steps and computes their scalars itself: see rules.power.
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
-        for name, state in made[0].state[a].items():
-            torch.testing.assert_close(state, made[1].state[b][name], rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("cls", [fastopt.AdamW, fastopt.RMSprop])
-def test_capturable_counts_on_the_device(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(backend: str, **more: Any) -> tuple[Tensor, torch.optim.Optimizer]:
-        monkeypatch.setenv("FASTOPT_BACKEND", backend)
-        made = cls([parameter((150,), torch.float32, seed=0)], **more)
-        stepped(3, [(1, 0)])(made)
-        return params_of(made)[0], made
-
-    p, ours = run("triton", capturable=True)
-    q, engine = run("auto")
-    assert all(b.counts for b in ours._plan._launch.buckets)  # type: ignore[attr-defined]
-    assert ours.state[p]["step"].item() == engine.state[q]["step"].item() == 2
-    torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("rule", _core.rules())
-def test_scalars_on_the_device(rule: str) -> None:
-    """In double, to 1e-12 of the host's; the learning rate a tensor, counts of both types."""
-    group = {
-        **{"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "momentum": 0.5},
-        **{"dampening": 0.2, "nesterov": False, "amsgrad": False, "alpha": 0.9, "centered": False},
-        **{"decoupled_weight_decay": True, "maximize": True},
-    }
-    steps = [torch.tensor(0.0), torch.tensor(6.0), torch.tensor(99999.0, dtype=torch.float64)]
-    steps.append(torch.tensor(3.0))
-    lr = torch.tensor(0.25, dtype=torch.float64)
-    at = [step.data_ptr() | (step.dtype == torch.float64) for step in steps]
-    hyper = [[-1.0, *flat(rule, group)]]
-    hyper_at = [[0] * len(hyper[0])]
-    hyper_at[0][1] = lr.data_ptr() | 1
-    names = _core.scalars(rule, group, 1.0)
-    out = torch.zeros(4, 1 + len(names), dtype=torch.float64)
-    fresh = torch.tensor([1, 0, 0, 1], dtype=torch.int32)
-    kernel.count_steps[(1,)](
-        4,
-        torch.tensor([16, 16, 16, 0]),
-        torch.tensor(at),
-        torch.zeros(4, dtype=torch.int32),
-        fresh,
-        torch.tensor(hyper, dtype=torch.float64),
-        torch.tensor(hyper_at),
-        out,
-        torch.zeros(()),
-        SCALARS_OF=rules.RULES[rule].scalars,
-        HYPER=len(hyper[0]) - 1,
-        COUNTS=True,
-        SCALER=0,
-        BLOCK=bucket.COUNT_BLOCK,
-    )
-    assert [step.item() for step in steps] == [1, 7, 100000, 3]
-    assert fresh.tolist() == [0, 0, 0, 1]
-    for i, step in enumerate((1.0, 7.0, 100000.0)):
-        expected = _core.scalars(rule, {**group, "lr": 0.25}, step, first=i == 0)
-        np.testing.assert_allclose(out[i], [-1.0, *expected.values()], rtol=1e-12)
-
-
-def flat(rule: str, group: dict[str, Any]) -> list[float]:
-    found = [group[key] for key in _core.hyper_names(rule)]
-    return [float(x) for v in found for x in (v if isinstance(v, tuple) else (v,))]
-
-
 def test_every_rule_has_its_function() -> None:
     assert set(rules.RULES) == set(_core.rules())
 
@@ -304,3 +205,22 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = fastopt.explain(made).buckets
     assert (first.path, first.reason) == ("triton", "one launch per dtype")
     assert "copied to and from a dense layout" in second.reason
+
+
+def test_the_gpu_suites_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m benchmarks gpu`: its checks, all but graphs and streams, here on CPU tensors."""
+    from benchmarks import gpu_parity
+
+    monkeypatch.setattr(gpu_parity, "SIZES", [0, 1, 5, BLOCK + 1])
+    rows = gpu_parity.parity(torch.device("cpu"))
+    assert len(rows) == 49
+    assert [row for row in rows if "error" in row or (row["differing"] and not UNITS)] == []
+    # and they can fail: one number changed behind the optimizer's back
+    step_both = gpu_parity.step_both
+
+    def spoiled(twins: gpu_parity.Twins, *args: Any, **more: Any) -> None:
+        step_both(twins, *args, **more)
+        twins.ours[0].data[0] += 1
+
+    monkeypatch.setattr(gpu_parity, "step_both", spoiled)
+    assert gpu_parity.groups(torch.device("cpu")) > 0

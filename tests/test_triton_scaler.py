@@ -1,0 +1,153 @@
+"""GradScaler and step counts on the device, in Triton's interpreter: no host reads a tensor.
+
+See test_triton_interpreted.py for when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import UNITS, assert_same_bits, grads_for, parameter, params_of, run, values
+from torch import Tensor
+
+import fastopt
+from fastopt import _core
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
+
+from fastopt.backends.triton import bucket, kernel, rules
+
+pytestmark = pytest.mark.parity
+
+STRONGEST: list[tuple[Any, dict[str, Any]]] = [
+    (fastopt.SGD, {"momentum": 0.9, "dampening": 0.2, "weight_decay": 0.1, "maximize": True}),
+    (fastopt.Adam, {"amsgrad": True, "weight_decay": 0.1}),
+    (fastopt.RMSprop, {"momentum": 0.9, "centered": True, "weight_decay": 0.1}),
+]
+
+
+@pytest.mark.parametrize("unscaled", [False, True])
+@pytest.mark.parametrize(("cls", "hyper"), STRONGEST, ids=str)
+def test_scaler_stays_on_the_device(
+    cls: Any, hyper: dict[str, Any], unscaled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps skipped by found_inf, the first one among them; nobody asks a tensor for its value."""
+    skips = [True, False, True, False]
+
+    def make() -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = cls([parameter((150,), torch.float32, seed=0)], **hyper)
+        return made
+
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        (p,) = params_of(optimizer)
+        for k, skip in enumerate(skips):
+            p.grad = values(p.shape, p.dtype, seed=k) * 8
+            optimizer.found_inf = torch.full((1,), float(skip))  # type: ignore[attr-defined]
+            optimizer.grad_scale = None if unscaled else torch.tensor(8.0)  # type: ignore[attr-defined]
+            before = p.detach().clone()
+            with monkeypatch.context() as patched:
+                if os.environ["FASTOPT_BACKEND"] == "triton":
+                    patched.setattr(Tensor, "item", None)
+                optimizer.step()
+            assert torch.equal(p, before) == skip
+
+    made = []
+    for backend in ("triton", "auto"):
+        monkeypatch.setenv("FASTOPT_BACKEND", backend)
+        made.append(make())
+        step(made[-1])
+    for a, b in zip(params_of(made[0]), params_of(made[1]), strict=True):
+        # The device counts steps and computes their scalars itself: see rules.power.
+        close = {"rtol": max(1e-6, UNITS * 2.0**-23), "atol": max(1e-7, UNITS * 2.0**-23)}
+        torch.testing.assert_close(a, b, **close)
+        for name, state in made[0].state[a].items():
+            torch.testing.assert_close(state, made[1].state[b][name], **close)
+
+
+@pytest.mark.parametrize("cls", [fastopt.AdamW, fastopt.RMSprop])
+def test_capturable_counts_on_the_device(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(backend: str, **more: Any) -> tuple[Tensor, torch.optim.Optimizer]:
+        monkeypatch.setenv("FASTOPT_BACKEND", backend)
+        made = cls([parameter((150,), torch.float32, seed=0)], **more)
+        for k in range(3):
+            grads_for(params_of(made), seed=k)
+            if k == 1:
+                made.zero_grad()
+            made.step()
+        return params_of(made)[0], made
+
+    p, ours = run("triton", capturable=True)
+    q, engine = run("auto")
+    assert all(b.counts for b in ours._plan._launch.buckets)  # type: ignore[attr-defined]
+    assert ours.state[p]["step"].item() == engine.state[q]["step"].item() == 2
+    torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("rule", _core.rules())
+def test_scalars_on_the_device(rule: str) -> None:
+    """In double, to 1e-12 of the host's; the learning rate a tensor, counts of both types."""
+    group = {
+        **{"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "momentum": 0.5},
+        **{"dampening": 0.2, "nesterov": False, "amsgrad": False, "alpha": 0.9, "centered": False},
+        **{"decoupled_weight_decay": True, "maximize": True},
+    }
+    steps = [torch.tensor(0.0), torch.tensor(6.0), torch.tensor(99999.0, dtype=torch.float64)]
+    steps.append(torch.tensor(3.0))
+    lr = torch.tensor(0.25, dtype=torch.float64)
+    at = [step.data_ptr() | (step.dtype == torch.float64) for step in steps]
+    hyper = [[-1.0, *flat(rule, group)]]
+    hyper_at = [[0] * len(hyper[0])]
+    hyper_at[0][1] = lr.data_ptr() | 1
+    names = _core.scalars(rule, group, 1.0)
+    out = torch.zeros(4, 1 + len(names), dtype=torch.float64)
+    fresh = torch.tensor([1, 0, 0, 1], dtype=torch.int32)
+    kernel.count_steps[(1,)](
+        4,
+        torch.tensor([16, 16, 16, 0]),
+        torch.tensor(at),
+        torch.zeros(4, dtype=torch.int32),
+        fresh,
+        torch.tensor(hyper, dtype=torch.float64),
+        torch.tensor(hyper_at),
+        out,
+        torch.zeros(()),
+        SCALARS_OF=rules.RULES[rule].scalars,
+        HYPER=len(hyper[0]) - 1,
+        COUNTS=True,
+        SCALER=0,
+        BLOCK=bucket.COUNT_BLOCK,
+    )
+    assert [step.item() for step in steps] == [1, 7, 100000, 3]
+    assert fresh.tolist() == [0, 0, 0, 1]
+    for i, step in enumerate((1.0, 7.0, 100000.0)):
+        expected = _core.scalars(rule, {**group, "lr": 0.25}, step, first=i == 0)
+        np.testing.assert_allclose(out[i], [-1.0, *expected.values()], rtol=1e-12)
+
+
+def flat(rule: str, group: dict[str, Any]) -> list[float]:
+    found = [group[key] for key in _core.hyper_names(rule)]
+    return [float(x) for v in found for x in (v if isinstance(v, tuple) else (v,))]
+
+
+def test_parameters_that_come_to_share_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on they are launched one after the other: each unscales it in place."""
+    monkeypatch.setenv("FASTOPT_BACKEND", "triton")
+    made = fastopt.SGD([parameter((40,), torch.float32, seed=i) for i in range(3)], lr=0.1)
+    made.grad_scale, made.found_inf = torch.tensor(2.0), torch.tensor(0.0)  # type: ignore[attr-defined]
+    run(made, 2)
+    assert len(made._plan._launch.buckets) == 1  # type: ignore[attr-defined]
+    params = params_of(made)
+    before = [p.detach().clone() for p in params]
+    grads_for(params, seed=5)
+    params[2].grad = shared = params[0].grad
+    expected = [g / d for g, d in ((shared, 2), (params[1].grad, 2), (shared, 4))]
+    made.step()
+    assert len(made._plan._launch.buckets) == 2  # type: ignore[attr-defined]
+    for p, q, g in zip(params, before, expected, strict=True):
+        torch.testing.assert_close(p.detach(), q - 0.1 * g)
+    assert_same_bits(shared, expected[2])
