@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import codegen, compare, cpu, curves, gpu, micro, peers
+from benchmarks import codegen, compare, cpu, curves, gpu, micro, peers, train
 
 COMMANDS = {
     "cpu": cpu,
     "peers": peers,
     "curves": curves,
+    "train": train,
     "micro": micro,
     "compare": compare,
     "codegen": codegen,

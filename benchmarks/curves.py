@@ -1,14 +1,16 @@
-"""Time per element along three sweeps (elements, tensors, threads): sweeps, points, the command."""
+"""Time per element along four sweeps: points, the sweeps, one point's measurement, the command."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
+from torch import Tensor
 
 from benchmarks import plots, record
 from benchmarks.contestants import MAKERS, Maker
@@ -18,7 +20,7 @@ from benchmarks.race import race
 from benchmarks.record import Record
 from benchmarks.shapes import Shape, numel
 
-HELP = "time per element against elements, tensors and threads: JSON, and plots made from it"
+HELP = "time per element against elements, tensors, threads, instruction set; plots from the JSON"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Point:
     x: int
     shapes: list[Shape]
     threads: int
+    isas: tuple[str, ...] = ()  # fastopt takes part with each of them, instead of with its best
 
 
 def _half_decades(first: int, last: int) -> Iterator[int]:
@@ -47,10 +50,18 @@ def by_tensors(threads: int, elements: int = 10**6, last: int = 4) -> list[Point
     return [Point("tensors", n, [(elements // n,)] * n, threads) for n in _half_decades(0, last)]
 
 
-def by_threads(threads: int, elements: int = 2**24) -> list[Point]:
+def by_threads(threads: int, elements: int = 2**24, sweep: str = "threads") -> list[Point]:
     """One tensor of `elements` with 1 thread and more."""
     counts = sorted({*(2**k for k in range(threads.bit_length())), threads})
-    return [Point("threads", n, [(elements,)], n) for n in counts]
+    return [Point(sweep, n, [(elements,)], n) for n in counts]
+
+
+def by_isa(threads: int, sizes: Sequence[int] = (10**3, 10**4, 10**5, 10**6, 10**7)) -> list[Point]:
+    """One tensor of each size with every instruction set that this processor can run."""
+    from fastopt import _core
+
+    isas = tuple(_core.supported_isas())
+    return [Point("isa", n, [(n,)], threads, isas) for n in sizes]
 
 
 def sweeps(threads: int, quick: bool) -> list[Point]:
@@ -60,8 +71,15 @@ def sweeps(threads: int, quick: bool) -> list[Point]:
             *by_elements(threads, last=3),
             *by_tensors(threads, elements=100, last=1),
             *by_threads(threads, elements=1000),
+            *by_isa(threads, sizes=(100, 1000)),
         ]
-    return [*by_elements(threads), *by_tensors(threads), *by_threads(threads)]
+    return [
+        *by_elements(threads),
+        *by_tensors(threads),
+        *by_threads(threads),
+        *by_threads(threads, elements=2**18, sweep="threads-cached"),
+        *by_isa(threads),
+    ]
 
 
 def contestants(algorithm: str) -> list[str]:
@@ -69,17 +87,42 @@ def contestants(algorithm: str) -> list[str]:
     return ["fastopt", "torch.foreach" if algorithm == "RMSprop" else "torch.fused"]
 
 
+def with_isa(make: Maker, isa: str) -> Maker:
+    """`make`'s optimizer, whose steps run with the instruction set `isa`."""
+    from fastopt import _core
+
+    def maker(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        optimizer = make(cls, params, options)
+        step = optimizer.step
+
+        def selected() -> None:
+            _core.select_isa(isa)
+            step()
+
+        optimizer.step = selected  # type: ignore[method-assign, assignment]
+        return optimizer
+
+    return maker
+
+
 def measure(
     point: Point, algorithm: str, dtype: str, plan: Plan, makers: Mapping[str, Maker] = MAKERS
 ) -> Record:
     """Check and time one point."""
-    before = torch.get_num_threads()
+    from fastopt import _core
+
+    before, best = torch.get_num_threads(), _core.isa()
     torch.set_num_threads(point.threads)
     try:
         problem = Problem(point.shapes, ALGORITHMS[algorithm], DTYPES[dtype])
-        outcome = race(problem, contestants(algorithm), plan, makers)
+        names = contestants(algorithm)
+        if point.isas:
+            ours = {f"fastopt.{isa}": with_isa(makers["fastopt"], isa) for isa in point.isas}
+            names, makers = [*ours, *names[1:]], {**makers, **ours}
+        outcome = race(problem, names, plan, makers)
     finally:
         torch.set_num_threads(before)
+        _core.select_isa(best)
     return {
         "sweep": point.sweep,
         "x": point.x,

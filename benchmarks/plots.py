@@ -12,7 +12,9 @@ from benchmarks.record import Record
 AXES = {
     "elements": "elements of one tensor",
     "tensors": "tensors holding the same elements",
-    "threads": "threads",
+    "threads": "threads, 2^24 elements",
+    "threads-cached": "threads, 2^18 elements",
+    "isa": "elements of one tensor",
 }
 
 
@@ -38,7 +40,7 @@ def _curve(record: Record, sweep: str, path: Path) -> None:
             linewidth=0,
         )
     axes.set(xscale="log", yscale="log", xlabel=AXES[sweep], ylabel="ns per element")
-    if sweep == "threads":
+    if sweep.startswith("threads"):
         axes.set_xscale("log", base=2)
     axes.set_title(
         f"{settings['algorithm']} {settings['dtype']}, {machine['cpu']}, "

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import compare, contestants, cpu, libraries, method, race, shapes
+from benchmarks import compare, contestants, cpu, curves, libraries, method, race, shapes
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 
 ROOT = Path(__file__).parent.parent
@@ -236,7 +236,7 @@ def test_list_and_only() -> None:
 
 
 def test_quick_curves_write_points_and_plots(tmp_path: Path) -> None:
-    pytest.importorskip("fastopt")
+    _core = pytest.importorskip("fastopt")._core
     out = tmp_path / "curves.json"
     _run("curves", "--quick", "--out", str(out))
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -244,13 +244,38 @@ def test_quick_curves_write_points_and_plots(tmp_path: Path) -> None:
         "curves-elements.png",
         "curves-tensors.png",
         "curves-threads.png",
+        "curves-isa.png",
     }
-    points = json.loads(out.read_text())["points"]
-    assert {name for point in points for name in point["samples"]} == {
-        "fastopt",
-        "torch.fused",
-        "floor",
-    }
+    isas = {f"fastopt.{isa}" for isa in _core.supported_isas()}
+    for point in json.loads(out.read_text())["points"]:
+        ours = isas if point["sweep"] == "isa" else {"fastopt"}
+        assert point["samples"].keys() == ours | {"torch.fused", "floor"}
+
+
+def test_a_curve_over_instruction_sets_runs_each_and_restores_the_best() -> None:
+    _core = pytest.importorskip("fastopt")._core
+    ran: dict[str, str] = {}
+
+    class Noting(torch.optim.Adam):
+        def step(self, closure: Any = None) -> Any:
+            ran[self.asked] = _core.isa()
+            return super().step(closure)
+
+    def make(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        return Noting(params, **options)
+
+    best = _core.isa()
+    for isa in _core.supported_isas():
+        weight = torch.ones(3, requires_grad=True)
+        weight.grad = torch.ones(3)
+        optimizer = curves.with_isa(make, isa)("Adam", [weight], {"lr": 1e-3})
+        optimizer.asked = isa
+        optimizer.step()
+    assert ran == {isa: isa for isa in _core.supported_isas()}
+    _core.select_isa(best)
+    (point,) = curves.by_isa(1, sizes=(100,))
+    curves.measure(point, "Adam", "fp32", method.QUICK)
+    assert _core.isa() == best
 
 
 def _record(median: float, spread: float, verdict: str = "ok") -> dict[str, Any]:

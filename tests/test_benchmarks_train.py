@@ -1,0 +1,83 @@
+"""The trainings of the benchmarks: text, nets, equal losses, a wrong optimizer. Never times."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import contestants, text, train
+from tests.test_benchmarks import _run
+
+
+def test_text_is_python_and_its_batches_are_successors() -> None:
+    codes = text.source_text(10_000)
+    assert len(codes) == 10_000
+    assert "import " in bytes(codes.tolist()).decode("ascii")
+    for (inputs, targets), (again, _) in islice(
+        zip(text.text_batches(seed=3), text.text_batches(seed=3), strict=True), 2
+    ):
+        assert inputs.shape == targets.shape == (text.BATCH, text.CONTEXT)
+        assert torch.equal(inputs[:, 1:], targets[:, :-1])
+        assert torch.equal(inputs, again)
+
+
+def test_the_transformer_does_not_see_what_it_is_to_predict() -> None:
+    torch.manual_seed(0)
+    net = text.Transformer()
+    inputs = torch.randint(text.VOCABULARY, (1, 20))
+    changed = inputs.clone()
+    changed[0, 12] = (changed[0, 12] + 1) % text.VOCABULARY
+    before, after = net(inputs), net(changed)
+    torch.testing.assert_close(before[:, :12], after[:, :12])
+    assert not torch.allclose(before[:, 12:], after[:, 12:])
+
+
+def test_gap_is_relative_and_keeps_nan() -> None:
+    assert train.gap([1.0, 2.0], [1.0, 4.0]) == 0.5
+    assert math.isnan(train.gap([1.0, math.nan], [1.0, 4.0]))
+
+
+class _OneBetaOff(torch.optim.Adam):
+    """Adam with a slightly wrong first beta."""
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, betas=(0.91, 0.999), **options)
+
+
+class _Nan(torch.optim.Adam):
+    """Adam that leaves a NaN behind."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        self.param_groups[0]["params"][0].view(-1)[3] = torch.nan
+
+
+@pytest.mark.parametrize("wrong", [_OneBetaOff, _Nan])
+def test_a_training_with_other_losses_is_wrong(wrong: type[torch.optim.Optimizer]) -> None:
+    def make(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        return wrong(params, **options)
+
+    makers = contestants.MAKERS | {"fastopt": make}
+    result = train.run_row(train.Row("mlp", "adam"), quick=True, makers=makers)
+    assert (result["verdict"], result["wrong"]) == ("wrong", ["fastopt"])
+    assert "fastopt" not in result["samples"]
+
+
+def test_quick_trainings_write_both_parts_of_every_step(tmp_path: Path) -> None:
+    out = tmp_path / "train.json"
+    printed = _run("train", "--quick", "--out", str(out))
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["id"] for row in rows] == [row.id for row in train.ROWS]
+    for row in rows:
+        assert row["verdict"] == "right"
+        assert row["work"] in printed
+        assert row["samples"].keys() == row["around"].keys() == {"fastopt", *row["against"]}
+        assert {len(times) for times in row["samples"].values()} == {row["steps"] - train.WARM_UP}
