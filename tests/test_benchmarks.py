@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import run_benchmarks
 from torch import Tensor
 
 from benchmarks import compare, contestants, cpu, curves, libraries, method, race, shapes
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
-
-ROOT = Path(__file__).parent.parent
 
 KNOWN = {"gpt2": (148, 124_439_808), "resnet50": (161, 25_557_032), "vit-b16": (152, 86_567_656)}
 
@@ -116,24 +112,10 @@ def test_a_wrong_optimizer_is_reported_wrong_and_not_timed(
     assert "fastopt" not in result["samples"]
 
 
-def _run(*arguments: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_quick_table_writes_every_sample(tmp_path: Path) -> None:
     pytest.importorskip("fastopt")
     out = tmp_path / "made" / "cpu.json"
-    printed = _run("cpu", "--quick", "--out", str(out))
+    printed = run_benchmarks("cpu", "--quick", "--out", str(out))
     saved = json.loads(out.read_text())
     assert [row["id"] for row in saved["rows"]] == [row.id for row in cpu.ROWS]
     for row in saved["rows"]:
@@ -216,7 +198,7 @@ def test_a_coarse_result_is_judged_by_its_mean_error(off: float, right: bool) ->
 
 def test_quick_peers_name_everybody(tmp_path: Path) -> None:
     out = tmp_path / "peers.json"
-    printed = _run("peers", "--quick", "--out", str(out))
+    printed = run_benchmarks("peers", "--quick", "--out", str(out))
     for row in json.loads(out.read_text())["rows"]:
         timed = row["samples"].keys() - {"floor"}
         assert timed >= {"fastopt", "torch.default", "torch.foreach"}
@@ -227,18 +209,18 @@ def test_quick_peers_name_everybody(tmp_path: Path) -> None:
 
 
 def test_list_and_only() -> None:
-    assert _run("cpu", "--list", "--only", "mlp").split() == [
+    assert run_benchmarks("cpu", "--list", "--only", "mlp").split() == [
         "mlp/Adam/fp32",
         "mlp/RMSprop/fp32",
         "mlp/SGD-plain/fp32",
     ]
-    _run("cpu", "--only", "nothing", code=1)
+    run_benchmarks("cpu", "--only", "nothing", code=1)
 
 
 def test_quick_curves_write_points_and_plots(tmp_path: Path) -> None:
     _core = pytest.importorskip("fastopt")._core
     out = tmp_path / "curves.json"
-    _run("curves", "--quick", "--out", str(out))
+    run_benchmarks("curves", "--quick", "--out", str(out))
     assert {path.name for path in tmp_path.iterdir()} == {
         "curves.json",
         "curves-elements.png",
@@ -308,7 +290,7 @@ def test_compare_exits_1_on_a_regression_only(tmp_path: Path) -> None:
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text(json.dumps(_record(1.5, 0.1)))
     new.write_text(json.dumps(_record(2.0, 0.1)))
-    assert "+33%" in _run("compare", str(old), str(new))
-    assert "-25%" in _run("compare", str(new), str(old), code=1)
+    assert "+33%" in run_benchmarks("compare", str(old), str(new))
+    assert "-25%" in run_benchmarks("compare", str(new), str(old), code=1)
     new.write_text(json.dumps(_record(1.5, 0.1, verdict="wrong")))
-    assert "wrong result" in _run("compare", str(old), str(new), code=1)
+    assert "wrong result" in run_benchmarks("compare", str(old), str(new), code=1)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from support import run_benchmarks
 from torch import Tensor
 
 from benchmarks import contestants, text, train
-from tests.test_benchmarks import _run
 
 
 def test_text_is_python_and_its_batches_are_successors() -> None:
@@ -73,7 +73,7 @@ def test_a_training_with_other_losses_is_wrong(wrong: type[torch.optim.Optimizer
 
 def test_quick_trainings_write_both_parts_of_every_step(tmp_path: Path) -> None:
     out = tmp_path / "train.json"
-    printed = _run("train", "--quick", "--out", str(out))
+    printed = run_benchmarks("train", "--quick", "--out", str(out))
     rows = json.loads(out.read_text())["rows"]
     assert [row["id"] for row in rows] == [row.id for row in train.ROWS]
     for row in rows:
