@@ -18,6 +18,9 @@ from fastopt import _core
 BITS = ("test_reference", "test_properties", "test_torch")
 OPTIMIZERS = discover()
 CASES = [Case(optimizer, variant) for optimizer in OPTIMIZERS for variant in optimizer.variants]
+EXTENDED = [
+    Case(optimizer, variant) for optimizer in OPTIMIZERS for variant in optimizer.extensions
+]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -25,6 +28,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("optimizer", OPTIMIZERS, ids=str)
     if "case" in metafunc.fixturenames:
         metafunc.parametrize("case", CASES, ids=str)
+    if "any_case" in metafunc.fixturenames:  # also those that torch does not have
+        metafunc.parametrize("any_case", CASES + EXTENDED, ids=str)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -53,6 +53,7 @@ class Optimizer:
     same_bits_as: dict[str, Any] | None  # arguments of torch's class that give the same bits
     same_bits_dtypes: Sequence[torch.dtype]
     variants: dict[str, dict[str, Any]]
+    extensions: dict[str, dict[str, Any]]  # variants that torch's class does not have
     changes: Sequence[dict[str, Any]] = field(default=({},))  # of the group, before each step
 
     def __str__(self) -> str:
@@ -68,7 +69,7 @@ class Case:
 
     @property
     def hyper(self) -> dict[str, Any]:
-        return dict(self.optimizer.variants[self.variant])
+        return dict((self.optimizer.variants | self.optimizer.extensions)[self.variant])
 
     def __str__(self) -> str:
         return f"{self.optimizer.name}-{self.variant}"

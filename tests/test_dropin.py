@@ -73,10 +73,9 @@ def test_constructor_errors(name: str, error: Any) -> None:
 @names
 def test_signature(name: str) -> None:
     ours, theirs = (inspect.signature(cls).parameters for cls in PAIRS[name])
-    extra = (
-        {"fused"} if name == "RMSprop" else set()
-    )  # torch's RMSprop has no fused path to ask for
-    assert [p for p in ours if p not in extra] == list(theirs)
+    own = PAIRS[name][0]._arguments
+    assert list(ours) == [*theirs, *own]
+    assert all(ours[argument].kind == inspect.Parameter.KEYWORD_ONLY for argument in own)
     for argument, parameter_ in theirs.items():
         assert ours[argument].default == parameter_.default
         assert ours[argument].kind == parameter_.kind
@@ -87,7 +86,7 @@ def test_kind_and_groups(name: str) -> None:
     a, b = make(name)
     assert isinstance(a, PAIRS[name][1])
     assert type(a).__name__ == type(b).__name__
-    extra = {"fused": None} if name == "RMSprop" else {}
+    extra = {argument: own.default for argument, own in PAIRS[name][0]._arguments.items()}
     assert a.defaults == {**b.defaults, **extra}
     assert a.param_groups[0].keys() == b.param_groups[0].keys() | extra.keys()
 

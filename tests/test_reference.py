@@ -47,19 +47,19 @@ def check(case: Case, sizes: list[tuple[int, ...]], dtype: torch.dtype, steps: i
 
 
 @pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)
-def test_steps(case: Case, dtype: torch.dtype, isa: str) -> None:
+def test_steps(any_case: Case, dtype: torch.dtype, isa: str) -> None:
     """Several steps, with lr, betas and kin changed between them, on every instruction set."""
-    check(case, SIZES, dtype, steps=5)
+    check(any_case, SIZES, dtype, steps=5)
 
 
 @pytest.mark.engine_only("threads")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", REAL_DTYPES, ids=str)
-def test_threads(case: Case, dtype: torch.dtype, threads: int) -> None:
+def test_threads(any_case: Case, dtype: torch.dtype, threads: int) -> None:
     """The shares of a parallel step meet without a gap or an overlap."""
     torch.set_num_threads(threads)
     steps = 1 if dtype == torch.float64 else 2  # libm's fma, element by element, is slow
-    check(case, SHARED_SIZES, dtype, steps)
+    check(any_case, SHARED_SIZES, dtype, steps)
 
 
 @pytest.mark.engine_only("threads")
@@ -69,12 +69,12 @@ def test_threads_on_every_isa(optimizer: Optimizer, isa: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", REAL_DTYPES, ids=str)
-def test_grad_scale(case: Case, dtype: torch.dtype, isa: str) -> None:
+def test_grad_scale(any_case: Case, dtype: torch.dtype, isa: str) -> None:
     """The gradient is divided in the pass: the quotient is used unrounded, and stored rounded."""
     p = parameter((77,), dtype, seed=0)
-    expected = Stepped(case.optimizer, p, **case.hyper)
+    expected = Stepped(any_case.optimizer, p, **any_case.hyper)
     expected.hyper["grad_scale"] = 3.0
-    ours = case.optimizer.ours([p], **case.hyper)
+    ours = any_case.optimizer.ours([p], **any_case.hyper)
     for k in range(3):
         p.grad = values(p.shape, dtype, seed=k, wide=True)
         expected.step(p.grad)
@@ -86,15 +86,15 @@ def test_grad_scale(case: Case, dtype: torch.dtype, isa: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", REAL_DTYPES, ids=str)
-def test_special_gradients(case: Case, dtype: torch.dtype, isa: str) -> None:
+def test_special_gradients(any_case: Case, dtype: torch.dtype, isa: str) -> None:
     """Zeros of both signs, infinities, NaN, and the smallest and largest numbers."""
     info = torch.finfo(dtype)
     special = [0.0, -0.0, torch.inf, -torch.inf, torch.nan, info.tiny, info.max, -info.max, 1.0]
     special += [info.smallest_normal / 2, info.tiny * info.eps, -info.tiny * info.eps]
     p = parameter((len(special) * 5,), dtype, seed=0)
     p.data[: len(special)] = 0.0
-    expected = Stepped(case.optimizer, p, **case.hyper)
-    ours = case.optimizer.ours([p], **case.hyper)
+    expected = Stepped(any_case.optimizer, p, **any_case.hyper)
+    ours = any_case.optimizer.ours([p], **any_case.hyper)
     for _ in range(2):
         p.grad = torch.tensor(special, dtype=torch.float64).to(dtype).repeat(5)
         expected.step(p.grad)
@@ -160,11 +160,11 @@ def test_the_engines_fma(isa: str) -> None:
             assert (p == 1 + ulp).all(), (dtype, n)
 
 
-def test_exact_is_close_to_float64(case: Case) -> None:
+def test_exact_is_close_to_float64(any_case: Case) -> None:
     """The mathematics and the float64 rounding contract are one formula: they stay ulps apart."""
     p = parameter((100,), torch.float64, seed=1)
-    exact = Stepped(case.optimizer, p, "exact", **case.hyper)
-    rounded_ = Stepped(case.optimizer, p, "float64", **case.hyper)
+    exact = Stepped(any_case.optimizer, p, "exact", **any_case.hyper)
+    rounded_ = Stepped(any_case.optimizer, p, "float64", **any_case.hyper)
     for k in range(3):
         g = values(p.shape, p.dtype, seed=k)
         exact.step(g)

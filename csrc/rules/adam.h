@@ -14,35 +14,38 @@ namespace {
 
 struct AdamScalars {
   double decay, weight_decay, lerp_weight, beta2, square_weight, bias_correction2_sqrt, step_size,
-      eps;
+      eps, eps_in_sqrt;
 };
 
 inline void adam_scalars(const double* h, double step, bool, double* out) {
-  enum { lr, beta1, beta2, eps, weight_decay, amsgrad, decoupled };
+  enum { lr, beta1, beta2, eps, weight_decay, amsgrad, decoupled, in_sqrt };
   const bool adamw = h[decoupled] != 0;
+  const bool inside = h[in_sqrt] != 0;
+  const double bias_correction2 = 1 - ::pow(h[beta2], step);
   const AdamScalars scalars = {
       adamw ? 1 - h[lr] * h[weight_decay] : 1,
       adamw ? 0 : h[weight_decay],
       1 - h[beta1],
       h[beta2],
       1 - h[beta2],
-      ::sqrt(1 - ::pow(h[beta2], step)),
+      ::sqrt(bias_correction2),
       h[lr] / (1 - ::pow(h[beta1], step)),
-      h[eps],
+      inside ? 0 : h[eps],
+      inside ? h[eps] * bias_correction2 : 0,
   };
   __builtin_memcpy(out, &scalars, sizeof scalars);
 }
 
 constexpr Rule kAdam = {
     "adam",
-    {"lr", "betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay"},
+    {"lr", "betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay", "eps_in_sqrt"},
     true,
     2,
     [](const double* h) { return int(h[5] != 0); },
     {{"exp_avg", "exp_avg_sq"}, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
     adam_scalars,
     {"decay", "weight_decay", "lerp_weight", "beta2", "square_weight", "bias_correction2_sqrt",
-     "step_size", "eps"},
+     "step_size", "eps", "eps_in_sqrt"},
 };
 
 template <bool kAmsgrad>
@@ -54,7 +57,7 @@ struct Adam {
   template <class V>
   struct Update {
     V decay, weight_decay, lerp_weight, complement, beta2, square_weight, root, reciprocal_root,
-        step_size, eps;
+        step_size, eps, eps_in_sqrt;
     bool decays, mostly_new;
 
     explicit Update(const Scalars& s)
@@ -68,6 +71,7 @@ struct Adam {
           reciprocal_root(splat<V>(1) / root),
           step_size(splat<V>(s.step_size)),
           eps(splat<V>(s.eps)),
+          eps_in_sqrt(splat<V>(s.eps_in_sqrt)),
           decays(s.weight_decay != 0),
           // torch.lerp starts from the nearer end, so that a weight of 1 gives it exactly.
           mostly_new(!(lerp_weight[0] < 0.5f)) {}
@@ -82,7 +86,8 @@ struct Adam {
       exp_avg_sq = fma(square_weight * g, g, beta2 * exp_avg_sq);
       V square = exp_avg_sq;
       if constexpr (kAmsgrad) square = state[2] = maximum(state[2], exp_avg_sq);
-      const V denom = divide(sqrt(square), root, reciprocal_root) + eps;
+      // eps under the root of the corrected square: sqrt(v / c + eps) = sqrt(v + eps * c) / sqrt(c).
+      const V denom = divide(sqrt(square + eps_in_sqrt), root, reciprocal_root) + eps;
       p -= step_size * exp_avg / denom;
     }
   };

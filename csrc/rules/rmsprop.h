@@ -11,19 +11,30 @@ namespace fastopt::FASTOPT_ISA {
 namespace {
 
 struct RmspropScalars {
-  double lr, alpha, square_weight, eps, weight_decay, momentum;
+  double decay, lr, alpha, square_weight, eps, eps_in_sqrt, weight_decay, momentum;
 };
 
 inline void rmsprop_scalars(const double* h, double, bool, double* out) {
-  enum { lr, alpha, eps, weight_decay, momentum, centered };
-  const RmspropScalars scalars = {h[lr],  h[alpha],        1 - h[alpha],
-                                  h[eps], h[weight_decay], h[momentum]};
+  enum { lr, alpha, eps, weight_decay, momentum, centered, decoupled, in_sqrt };
+  const bool apart = h[decoupled] != 0;
+  const bool inside = h[in_sqrt] != 0;
+  const RmspropScalars scalars = {
+      apart ? 1 - h[lr] * h[weight_decay] : 1,
+      h[lr],
+      h[alpha],
+      1 - h[alpha],
+      inside ? 0 : h[eps],
+      inside ? h[eps] : 0,
+      apart ? 0 : h[weight_decay],
+      h[momentum],
+  };
   __builtin_memcpy(out, &scalars, sizeof scalars);
 }
 
 constexpr Rule kRmsprop = {
     "rmsprop",
-    {"lr", "alpha", "eps", "weight_decay", "momentum", "centered"},
+    {"lr", "alpha", "eps", "weight_decay", "momentum", "centered", "decoupled_weight_decay",
+     "eps_in_sqrt"},
     true,
     4,
     [](const double* h) { return int(h[4] > 0) + 2 * int(h[5] != 0); },
@@ -32,7 +43,7 @@ constexpr Rule kRmsprop = {
      {"square_avg", "grad_avg"},
      {"square_avg", "momentum_buffer", "grad_avg"}},
     rmsprop_scalars,
-    {"lr", "alpha", "square_weight", "eps", "weight_decay", "momentum"},
+    {"decay", "lr", "alpha", "square_weight", "eps", "eps_in_sqrt", "weight_decay", "momentum"},
 };
 
 template <bool kMomentum, bool kCentered>
@@ -43,15 +54,17 @@ struct Rmsprop {
 
   template <class V>
   struct Update {
-    V lr, alpha, square_weight, complement, eps, weight_decay, momentum;
+    V decay, lr, alpha, square_weight, complement, eps, eps_in_sqrt, weight_decay, momentum;
     bool decays, mostly_new;
 
     explicit Update(const Scalars& s)
-        : lr(splat<V>(s.lr)),
+        : decay(splat<V>(s.decay)),
+          lr(splat<V>(s.lr)),
           alpha(splat<V>(s.alpha)),
           square_weight(splat<V>(s.square_weight)),
           complement(square_weight - splat<V>(1)),
           eps(splat<V>(s.eps)),
+          eps_in_sqrt(splat<V>(s.eps_in_sqrt)),
           weight_decay(splat<V>(s.weight_decay)),
           momentum(splat<V>(s.momentum)),
           decays(s.weight_decay != 0),
@@ -59,6 +72,7 @@ struct Rmsprop {
 
     void operator()(V& p, V g, V* state) const {
       V& square_avg = state[0];
+      p *= decay;  // exact unless decoupled: 1
       if (decays) g = fma(weight_decay, p, g);
       square_avg = fma(square_weight * g, g, alpha * square_avg);
       V variance = square_avg;
@@ -68,7 +82,7 @@ struct Rmsprop {
                               : fma(square_weight, g - grad_avg, grad_avg);
         variance = fma(-grad_avg, grad_avg, square_avg);
       }
-      const V denom = sqrt(variance) + eps;
+      const V denom = sqrt(variance + eps_in_sqrt) + eps;
       if constexpr (kMomentum) {
         V& buffer = state[1];
         buffer = momentum * buffer + g / denom;

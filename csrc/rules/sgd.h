@@ -10,25 +10,33 @@ namespace fastopt::FASTOPT_ISA {
 namespace {
 
 struct SgdScalars {
-  double lr, momentum, grad_weight, weight_decay, nesterov, first;
+  double decay, lr, momentum, grad_weight, weight_decay, nesterov, first;
 };
 
 inline void sgd_scalars(const double* h, double, bool first, double* out) {
-  enum { lr, momentum, dampening, weight_decay, nesterov };
-  const SgdScalars scalars = {h[lr],           h[momentum], 1 - h[dampening],
-                              h[weight_decay], h[nesterov], double(first)};
+  enum { lr, momentum, dampening, weight_decay, nesterov, decoupled };
+  const bool apart = h[decoupled] != 0;
+  const SgdScalars scalars = {
+      apart ? 1 - h[lr] * h[weight_decay] : 1,
+      h[lr],
+      h[momentum],
+      1 - h[dampening],
+      apart ? 0 : h[weight_decay],
+      h[nesterov],
+      double(first),
+  };
   __builtin_memcpy(out, &scalars, sizeof scalars);
 }
 
 constexpr Rule kSgd = {
     "sgd",
-    {"lr", "momentum", "dampening", "weight_decay", "nesterov"},
+    {"lr", "momentum", "dampening", "weight_decay", "nesterov", "decoupled_weight_decay"},
     false,
     2,
     [](const double* h) { return int(h[1] != 0); },
     {{}, {"momentum_buffer"}},
     sgd_scalars,
-    {"lr", "momentum", "grad_weight", "weight_decay", "nesterov", "first"},
+    {"decay", "lr", "momentum", "grad_weight", "weight_decay", "nesterov", "first"},
 };
 
 template <bool kMomentum>
@@ -41,11 +49,12 @@ struct Sgd {
 
   template <class V>
   struct Update {
-    V minus_lr, momentum, grad_weight, weight_decay;
+    V decay, minus_lr, momentum, grad_weight, weight_decay;
     bool decays, nesterov, first;
 
     explicit Update(const Scalars& s)
-        : minus_lr(splat<V>(-s.lr)),
+        : decay(splat<V>(s.decay)),
+          minus_lr(splat<V>(-s.lr)),
           momentum(splat<V>(s.momentum)),
           grad_weight(splat<V>(s.grad_weight)),
           weight_decay(splat<V>(s.weight_decay)),
@@ -54,6 +63,7 @@ struct Sgd {
           first(s.first != 0) {}
 
     void operator()(V& p, V g, V* state) const {
+      p *= decay;  // exact unless decoupled: 1
       if (decays) g = fma(weight_decay, p, g);
       if constexpr (kMomentum) {
         V& buffer = state[0];

@@ -7,7 +7,7 @@ hooks and pickling are torch's own and stay so; only what happens inside `step` 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,15 +15,38 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from ..backends.triton import Scaler
 from ..plan import NO_SCALER, Plan, all_on_device
+from . import _arguments
+from ._arguments import PASSES, Argument
 
 
 class FusedStep(torch.optim.Optimizer):
     """Mixin before one of torch's optimizer classes: its update, done by fastopt's engine."""
 
     _rule: ClassVar[str]
+    _arguments: ClassVar[Mapping[str, Argument]] = PASSES  # those that torch's class lacks
     _plan: Plan | None = None
     # GradScaler then hands over its scale and found_inf instead of unscaling in passes of its own.
     _step_supports_amp_scaling = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "_rule" in cls.__dict__:
+            cls.__signature__ = _arguments.signature(cls.__bases__[1], cls._arguments)  # type: ignore[attr-defined]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        own = {
+            name: kwargs.pop(name, argument.default) for name, argument in self._arguments.items()
+        }
+        _arguments.check(self._arguments, own)
+        super().__init__(*args, **kwargs)
+        self.defaults.update(own)
+        _arguments.adopt(self, own, [])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        _arguments.check(self._arguments, param_group)
+        super().add_param_group(param_group)
+
+    add_param_group.__doc__ = torch.optim.Optimizer.add_param_group.__doc__
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
@@ -111,6 +134,10 @@ class FusedStep(torch.optim.Optimizer):
             own.update(scaler)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        groups = self.__dict__.get("param_groups", [])
         super().__setstate__(state)
+        # A checkpoint of torch's knows nothing of our arguments: they stay what they are.
+        own = {n: self.defaults.setdefault(n, a.default) for n, a in self._arguments.items()}
+        _arguments.adopt(self, own, groups)
         # Loaded state replaces tensors; the plan must not keep the old ones until the next step.
         self._plan = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ._arguments import EPS_IN_SQRT, PASSES
 from ._fused import FusedStep
 
 
@@ -16,7 +17,13 @@ class Adam(FusedStep, torch.optim.Adam):
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
         v_max = max(v_max, v), used for v below      (only if amsgrad)
-        p = p - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps)
+        d = sqrt(v) / sqrt(1 - beta2**t) + eps       (sqrt(v / (1 - beta2**t) + eps) if eps_in_sqrt)
+        p = p - lr / (1 - beta1**t) * m / d
+
+    The passes around the update happen in the same pass over memory, in this order: the gradient is
+    unscaled (GradScaler), clipped by norm, clipped by value, negated if `maximize`, `l1 * sign(p)`
+    is added; then the update; then average, statistics, clearing. `p.grad` keeps what backward()
+    left, but for GradScaler's factor.
 
     Args:
         params: parameters, named parameters, or dicts defining param groups; any shape and layout,
@@ -30,9 +37,26 @@ class Adam(FusedStep, torch.optim.Adam):
         decoupled_weight_decay (bool): AdamW's weight decay (default: False).
         foreach, fused (bool, optional): accepted as torch accepts them; the step is always fused.
         capturable, differentiable (bool): take torch's own step (default: False).
+        eps_in_sqrt (bool): eps under the root, sqrt(v + eps), instead of sqrt(v) + eps
+            (default: False).
+        max_grad_norm (float, optional): where the L2 norm of all gradients of all groups is more,
+            multiply them by max_grad_norm / (norm + 1e-6), as `torch.nn.utils.clip_grad_norm_`
+            does. :attr:`grad_norm` is the norm before that; `inf` only measures it (default: None).
+        max_grad_value (float, optional): clip each gradient's elements to [-max_grad_value,
+            max_grad_value], as `torch.nn.utils.clip_grad_value_` (default: None).
+        skip_nonfinite (bool): where any gradient of any group has a NaN or an infinity, change
+            nothing, and count the step in :attr:`skipped_steps` (default: False).
+        l1 (float): L1 penalty, adds l1 * sign(p) to the gradient (default: 0).
+        ema_decay (float, optional): keep an average of the weights, a = ema_decay * a +
+            (1 - ema_decay) * p, which starts as the first updated p; see :meth:`ema_parameters`
+            and :meth:`swap_ema` (default: None).
+        clear_grads (bool): fill the gradients with zeros, in a skipped step too; for gradient
+            buffers that stay where they are (default: False).
+        track_stats (bool): measure each parameter's gradient, update and weight for :meth:`stats`
+            (default: False).
 
     State per parameter: `step` (0-d), `exp_avg`, `exp_avg_sq` and, if amsgrad, `max_exp_avg_sq`,
-    like the parameter.
+    like the parameter; with `ema_decay`, `ema`, like the parameter.
 
     Raises:
         ValueError: a hyperparameter is out of range, as in torch.
@@ -43,6 +67,7 @@ class Adam(FusedStep, torch.optim.Adam):
     """
 
     _rule = "adam"
+    _arguments = EPS_IN_SQRT | PASSES
 
 
 class AdamW(FusedStep, torch.optim.AdamW):
@@ -53,8 +78,8 @@ class AdamW(FusedStep, torch.optim.AdamW):
 
     Args:
         weight_decay (float): decoupled weight decay coefficient (default: 1e-2).
-        params, lr, betas, eps, amsgrad, maximize, foreach, capturable, differentiable, fused: as in
-            :class:`Adam`.
+        params, lr, betas, eps, amsgrad, maximize, foreach, capturable, differentiable, fused,
+        eps_in_sqrt and the passes around the update: as in :class:`Adam`.
 
     State and errors are :class:`Adam`'s.
 
@@ -63,3 +88,4 @@ class AdamW(FusedStep, torch.optim.AdamW):
     """
 
     _rule = "adam"
+    _arguments = EPS_IN_SQRT | PASSES

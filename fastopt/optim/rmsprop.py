@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torch.optim.optimizer import ParamsT
+from typing import Any
 
+import torch
+
+from ._arguments import DECOUPLED_WEIGHT_DECAY, EPS_IN_SQRT, PASSES, Argument
 from ._fused import FusedStep
 
 
@@ -14,10 +15,10 @@ class RMSprop(FusedStep, torch.optim.RMSprop):
 
     With gradient g (negated if `maximize`), parameter p, running averages v and a, buffer b::
 
-        g = g + weight_decay * p
+        g = g + weight_decay * p                 (p = p * (1 - lr * weight_decay) if decoupled)
         v = alpha * v + (1 - alpha) * g * g
         a = alpha * a + (1 - alpha) * g                   (only if centered)
-        d = sqrt(v - a * a if centered else v) + eps
+        d = sqrt(v - a * a if centered else v) + eps      (sqrt(... + eps) if eps_in_sqrt)
         b = momentum * b + g / d; p = p - lr * b          (if momentum > 0)
         p = p - lr * g / d                                (otherwise)
 
@@ -34,6 +35,10 @@ class RMSprop(FusedStep, torch.optim.RMSprop):
         foreach (bool, optional): accepted as torch accepts it; the step is always fused.
         fused (bool, optional): as for torch's other optimizers; accepted, the step is always fused.
         capturable, differentiable (bool): take torch's own step (default: False).
+        decoupled_weight_decay (bool): shrink the parameter instead, as AdamW does (default: False).
+        eps_in_sqrt (bool): eps under the root, as TensorFlow's RMSprop has it (default: False).
+        max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats: the
+            passes around the update, see :class:`Adam`.
 
     State per parameter: `step` (0-d), `square_avg`, `momentum_buffer` if momentum > 0 and
     `grad_avg` if centered, like the parameter.
@@ -49,39 +54,16 @@ class RMSprop(FusedStep, torch.optim.RMSprop):
 
     _rule = "rmsprop"
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-2,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        weight_decay: float = 0,
-        momentum: float = 0,
-        centered: bool = False,
-        capturable: bool = False,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        *,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr,
-            alpha,
-            eps,
-            weight_decay,
-            momentum,
-            centered,
-            capturable,
-            foreach,
-            maximize,
-            differentiable,
-        )
-        if fused and differentiable:
+    _arguments = (
+        {"fused": Argument(None, "True, False or None", lambda x: x in (True, False, None))}
+        | DECOUPLED_WEIGHT_DECAY
+        | EPS_IN_SQRT
+        | PASSES
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.defaults["fused"] and self.defaults["differentiable"]:
             raise RuntimeError("`fused` does not support `differentiable`")
-        if fused and foreach:
+        if self.defaults["fused"] and self.defaults["foreach"]:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        self.defaults["fused"] = fused
-        for group in self.param_groups:
-            group.setdefault("fused", fused)

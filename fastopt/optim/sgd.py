@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ._arguments import DECOUPLED_WEIGHT_DECAY, PASSES
 from ._fused import FusedStep
 
 
@@ -12,7 +13,7 @@ class SGD(FusedStep, torch.optim.SGD):
 
     With gradient g (negated if `maximize`), parameter p, momentum buffer b, step t::
 
-        g = g + weight_decay * p
+        g = g + weight_decay * p                 (p = p * (1 - lr * weight_decay) if decoupled)
         b = g                                    at the first step, then
         b = momentum * b + (1 - dampening) * g   (only if momentum != 0)
         g = g + momentum * b if nesterov else b
@@ -30,6 +31,9 @@ class SGD(FusedStep, torch.optim.SGD):
         foreach, fused (bool, optional): accepted as torch accepts them; the step is always fused.
         differentiable (bool): let autograd through the step; takes torch's own step
             (default: False).
+        decoupled_weight_decay (bool): shrink the parameter instead, as AdamW does (default: False).
+        max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats: the
+            passes around the update, see :class:`Adam`.
 
     State per parameter: `momentum_buffer`, like the first gradient; absent without momentum.
 
@@ -42,3 +46,4 @@ class SGD(FusedStep, torch.optim.SGD):
     """
 
     _rule = "sgd"
+    _arguments = DECOUPLED_WEIGHT_DECAY | PASSES

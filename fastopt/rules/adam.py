@@ -22,6 +22,7 @@ def adam(
     amsgrad: bool = False,
     maximize: bool = False,
     decoupled_weight_decay: bool = False,
+    eps_in_sqrt: bool = False,
     dtype: str = "float32",
     grad_scale: float | None = None,
 ) -> tuple[Array, dict[str, Array]]:
@@ -31,7 +32,8 @@ def adam(
         m = beta1 * m + (1 - beta1) * g
         v = beta2 * v + (1 - beta2) * g * g
         v_max = max(v_max, v), used for v below      (only if amsgrad)
-        p = p - lr / (1 - beta1**t) * m / (sqrt(v) / sqrt(1 - beta2**t) + eps)
+        d = sqrt(v) / sqrt(1 - beta2**t) + eps       (sqrt(v / (1 - beta2**t) + eps) if eps_in_sqrt)
+        p = p - lr / (1 - beta1**t) * m / d
 
     Args:
         p, g: parameter and gradient; see :mod:`fastopt.rules` for the type of arrays.
@@ -39,7 +41,8 @@ def adam(
         step: t, which counts from 1.
         dtype: float32, float64, bfloat16, float16 or exact.
         grad_scale: the gradient is divided by it first.
-        lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: torch's.
+        lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay, eps_in_sqrt: as in
+            :class:`fastopt.Adam`.
 
     Returns:
         The new parameter and the new states.
@@ -54,7 +57,8 @@ def adam(
     beta1, beta2 = map(number, betas)
     # The scalars of the step: in double, and rounded only where they meet the tensors.
     correction1 = 1 - beta1 ** number(step)
-    root = np.sqrt(1 - beta2 ** number(step))
+    correction2 = 1 - beta2 ** number(step)
+    root = np.sqrt(correction2)
     step_size = number(lr) / correction1
     with np.errstate(all="ignore"):
         p, g = array(p), a.gradient(g, maximize, grad_scale)
@@ -70,7 +74,10 @@ def adam(
         if amsgrad:
             v = np.maximum(array(states.get("max_exp_avg_sq", a.zeros(p))), v)
             new["max_exp_avg_sq"] = a.store(v)
-        denom = np.sqrt(v) / array(root) + array(eps)
+        if eps_in_sqrt:
+            denom = np.sqrt(v + array(number(eps) * correction2)) / array(root)
+        else:
+            denom = np.sqrt(v) / array(root) + array(eps)
         return a.store(p - array(step_size) * m / denom), new
 
 

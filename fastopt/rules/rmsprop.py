@@ -21,16 +21,18 @@ def rmsprop(
     weight_decay: float = 0,
     momentum: float = 0,
     centered: bool = False,
+    decoupled_weight_decay: bool = False,
+    eps_in_sqrt: bool = False,
     maximize: bool = False,
     dtype: str = "float32",
     grad_scale: float | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """One step of RMSprop::
 
-        g = g + weight_decay * p
+        g = g + weight_decay * p         (p = p * (1 - lr * weight_decay) if decoupled)
         v = alpha * v + (1 - alpha) * g * g
         a = alpha * a + (1 - alpha) * g                   (only if centered)
-        d = sqrt(v - a * a if centered else v) + eps
+        d = sqrt(v - a * a if centered else v) + eps      (sqrt(... + eps) if eps_in_sqrt)
         b = momentum * b + g / d; p = p - lr * b          (if momentum > 0)
         p = p - lr * g / d                                (otherwise)
 
@@ -41,7 +43,8 @@ def rmsprop(
         step: not used: RMSprop's update does not depend on it.
         dtype: float32, float64, bfloat16, float16 or exact.
         grad_scale: the gradient is divided by it first.
-        lr, alpha, eps, weight_decay, momentum, centered, maximize: torch's.
+        lr, alpha, eps, weight_decay, momentum, centered, decoupled_weight_decay, eps_in_sqrt,
+            maximize: as in :class:`fastopt.RMSprop`.
 
     Returns:
         The new parameter and the new states.
@@ -55,7 +58,9 @@ def rmsprop(
     with np.errstate(all="ignore"):
         p, g = array(p), a.gradient(g, maximize, grad_scale)
         v = array(states.get("square_avg", a.zeros(p)))
-        if weight_decay != 0:
+        if decoupled_weight_decay:
+            p = p * array(1 - number(lr) * number(weight_decay))
+        elif weight_decay != 0:
             g = fma(array(weight_decay), p, g)
         v = fma(array(1 - number(alpha)) * g, g, array(alpha) * v)
         new: dict[str, Any] = {"square_avg": a.store(v)}
@@ -64,7 +69,7 @@ def rmsprop(
             average = a.lerp(array(states.get("grad_avg", a.zeros(p))), g, 1 - number(alpha))
             variance = fma(-average, average, v)
             new["grad_avg"] = a.store(average)
-        denom = np.sqrt(variance) + array(eps)
+        denom = np.sqrt(variance + array(eps)) if eps_in_sqrt else np.sqrt(variance) + array(eps)
         if momentum > 0:
             b = array(momentum) * array(states.get("momentum_buffer", a.zeros(p))) + g / denom
             new["momentum_buffer"] = a.store(b)

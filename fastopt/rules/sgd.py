@@ -20,13 +20,14 @@ def sgd(
     dampening: float = 0,
     weight_decay: float = 0,
     nesterov: bool = False,
+    decoupled_weight_decay: bool = False,
     maximize: bool = False,
     dtype: str = "float32",
     grad_scale: float | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """One step of stochastic gradient descent::
 
-        g = g + weight_decay * p
+        g = g + weight_decay * p                 (p = p * (1 - lr * weight_decay) if decoupled)
         b = g                                    at the first step, then
         b = momentum * b + (1 - dampening) * g   (only if momentum != 0)
         g = g + momentum * b if nesterov else b
@@ -38,7 +39,8 @@ def sgd(
         step: not used: SGD counts no steps.
         dtype: float32, float64, bfloat16, float16 or exact.
         grad_scale: the gradient is divided by it first.
-        lr, momentum, dampening, weight_decay, nesterov, maximize: torch's.
+        lr, momentum, dampening, weight_decay, nesterov, decoupled_weight_decay, maximize: as in
+            :class:`fastopt.SGD`.
 
     Returns:
         The new parameter and the new states.
@@ -51,7 +53,9 @@ def sgd(
     new: dict[str, Any] = {}
     with np.errstate(all="ignore"):
         p, g = array(p), a.gradient(g, maximize, grad_scale)
-        if weight_decay != 0:
+        if decoupled_weight_decay:
+            p = p * array(1 - number(lr) * number(weight_decay))
+        elif weight_decay != 0:
             g = fma(array(weight_decay), p, g)
         if momentum != 0:
             mu, grad_weight = array(momentum), array(1 - number(dampening))

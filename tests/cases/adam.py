@@ -36,5 +36,8 @@ OPTIMIZER = Optimizer(
             "maximize": True,
         },
     },
+    extensions={
+        "eps_in_sqrt": {"eps": 0.1, "eps_in_sqrt": True},
+    },
     changes=[{}, {"lr": 3e-3}, {"betas": (0.85, 0.98)}, {"weight_decay": 0.2}, {"lr": 0.0}],
 )

@@ -24,5 +24,6 @@ OPTIMIZER = Optimizer(
         "maximize": {"maximize": True},
         "amsgrad": {"amsgrad": True, "weight_decay": 0.1},
     },
+    extensions={"eps_in_sqrt": {"eps": 0.1, "eps_in_sqrt": True, "amsgrad": True}},
     changes=[{}, {"lr": 3e-3}, {"betas": (0.85, 0.98)}, {"weight_decay": 0.2}, {"lr": 0.0}],
 )

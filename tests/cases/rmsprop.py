@@ -36,5 +36,9 @@ OPTIMIZER = Optimizer(
             "maximize": True,
         },
     },
+    extensions={
+        "decoupled": {"weight_decay": 0.1, "decoupled_weight_decay": True},
+        "eps_in_sqrt": {"eps": 0.1, "eps_in_sqrt": True, "centered": True},
+    },
     changes=[{}, {"lr": 3e-3}, {"alpha": 0.95}, {"weight_decay": 0.2}, {"lr": 0.0}],
 )

@@ -34,5 +34,8 @@ OPTIMIZER = Optimizer(
             "maximize": True,
         },
     },
+    extensions={
+        "decoupled": {"weight_decay": 0.1, "decoupled_weight_decay": True},
+    },
     changes=[{}, {"lr": 0.03}, {"weight_decay": 0.2}, {"lr": 0.0}, {"lr": 0.01}],
 )

@@ -56,7 +56,8 @@ def decayed(g, p, weight_decay):
 
 @triton.jit
 def sgd(p, g, states, scalars, VARIANT: tl.constexpr):
-    lr, momentum, grad_weight, weight_decay, nesterov, first = scalars
+    decay, lr, momentum, grad_weight, weight_decay, nesterov, first = scalars
+    p = p * decay
     g = decayed(g, p, weight_decay)
     if VARIANT == 1:
         buffer = tl.where(first != 0, g, tl.fma(grad_weight, g, momentum * states[0]))
@@ -67,7 +68,17 @@ def sgd(p, g, states, scalars, VARIANT: tl.constexpr):
 
 @triton.jit
 def adam(p, g, states, scalars, VARIANT: tl.constexpr):
-    decay, weight_decay, lerp_weight, beta2, square_weight, correction, step_size, eps = scalars
+    (
+        decay,
+        weight_decay,
+        lerp_weight,
+        beta2,
+        square_weight,
+        correction,
+        step_size,
+        eps,
+        eps_in_sqrt,
+    ) = scalars
     p = p * decay
     g = decayed(g, p, weight_decay)
     exp_avg = lerp(states[0], g, lerp_weight)
@@ -78,20 +89,21 @@ def adam(p, g, states, scalars, VARIANT: tl.constexpr):
     else:
         square = exp_avg_sq
         states = (exp_avg, exp_avg_sq)
-    denom = divide(root(square), correction) + eps
+    denom = divide(root(square + eps_in_sqrt), correction) + eps
     return p - divide(step_size * exp_avg, denom), states
 
 
 @triton.jit
 def rmsprop(p, g, states, scalars, VARIANT: tl.constexpr):
-    lr, alpha, square_weight, eps, weight_decay, momentum = scalars
+    decay, lr, alpha, square_weight, eps, eps_in_sqrt, weight_decay, momentum = scalars
+    p = p * decay
     g = decayed(g, p, weight_decay)
     square_avg = tl.fma(square_weight * g, g, alpha * states[0])
     if VARIANT >= 2:  # centered
         grad_avg = lerp(states[VARIANT - 1], g, square_weight)
-        denom = root(tl.fma(-grad_avg, grad_avg, square_avg)) + eps
+        denom = root(tl.fma(-grad_avg, grad_avg, square_avg) + eps_in_sqrt) + eps
     else:
-        denom = root(square_avg) + eps
+        denom = root(square_avg + eps_in_sqrt) + eps
     if VARIANT % 2 == 1:  # momentum
         buffer = momentum * states[1] + divide(g, denom)
         p = tl.fma(-lr, buffer, p)
@@ -118,25 +130,38 @@ def power(base, count):
 
 
 @triton.jit
+def decay_of(lr, weight_decay, decoupled):
+    # What a decoupled decay multiplies the parameter by, and what is left for the gradient.
+    decay = tl.where(decoupled != 0, 1 - lr * weight_decay, 1.0)
+    return decay, tl.where(decoupled != 0, 0.0, weight_decay)
+
+
+@triton.jit
 def sgd_scalars(hyper, step, first):
-    lr, momentum, dampening, weight_decay, nesterov = hyper
-    return lr, momentum, 1 - dampening, weight_decay, nesterov, first
+    lr, momentum, dampening, weight_decay, nesterov, decoupled = hyper
+    decay, weight_decay = decay_of(lr, weight_decay, decoupled)
+    return decay, lr, momentum, 1 - dampening, weight_decay, nesterov, first
 
 
 @triton.jit
 def adam_scalars(hyper, step, first):
-    lr, beta1, beta2, eps, weight_decay, _amsgrad, decoupled = hyper
-    decay = tl.where(decoupled != 0, 1 - lr * weight_decay, 1.0)
-    weight_decay = tl.where(decoupled != 0, 0.0, weight_decay)
-    correction = tl.sqrt(1 - power(beta2, step))
+    lr, beta1, beta2, eps, weight_decay, _amsgrad, decoupled, in_sqrt = hyper
+    decay, weight_decay = decay_of(lr, weight_decay, decoupled)
+    bias_correction2 = 1 - power(beta2, step)
     step_size = lr / (1 - power(beta1, step))
-    return decay, weight_decay, 1 - beta1, beta2, 1 - beta2, correction, step_size, eps
+    inside = tl.where(in_sqrt != 0, eps * bias_correction2, 0.0)
+    eps = tl.where(in_sqrt != 0, 0.0, eps)
+    root_of = tl.sqrt(bias_correction2)
+    return decay, weight_decay, 1 - beta1, beta2, 1 - beta2, root_of, step_size, eps, inside
 
 
 @triton.jit
 def rmsprop_scalars(hyper, step, first):
-    lr, alpha, eps, weight_decay, momentum, _centered = hyper
-    return lr, alpha, 1 - alpha, eps, weight_decay, momentum
+    lr, alpha, eps, weight_decay, momentum, _centered, decoupled, in_sqrt = hyper
+    decay, weight_decay = decay_of(lr, weight_decay, decoupled)
+    inside = tl.where(in_sqrt != 0, eps, 0.0)
+    eps = tl.where(in_sqrt != 0, 0.0, eps)
+    return decay, lr, alpha, 1 - alpha, eps, inside, weight_decay, momentum
 
 
 class Rule(NamedTuple):

@@ -1,0 +1,69 @@
+"""The arguments that torch's classes lack: their defaults and what they allow, then their use."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Argument(NamedTuple):
+    """A keyword-only argument, kept in the param groups under its name."""
+
+    default: Any
+    allowed: str
+    allows: Callable[[Any], bool]  # False for NaN
+
+
+def _switch() -> Argument:
+    return Argument(False, "True or False", lambda x: x in (True, False))
+
+
+def _limit() -> Argument:
+    return Argument(None, "a number >= 0, or None for no limit", lambda x: x is None or x >= 0)
+
+
+# Of every class.
+PASSES = {
+    "max_grad_norm": _limit(),
+    "max_grad_value": _limit(),
+    "skip_nonfinite": _switch(),
+    "l1": Argument(0.0, "a finite number >= 0", lambda x: 0 <= x < math.inf),
+    "ema_decay": Argument(
+        None, "a number from 0 to 1, or None for no average", lambda x: x is None or 0 <= x <= 1
+    ),
+    "clear_grads": _switch(),
+    "track_stats": _switch(),
+}
+DECOUPLED_WEIGHT_DECAY = {"decoupled_weight_decay": _switch()}
+EPS_IN_SQRT = {"eps_in_sqrt": _switch()}
+
+
+def check(arguments: Mapping[str, Argument], values: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first of `values` that its argument does not allow."""
+    for name, argument in arguments.items():
+        if name in values and not argument.allows(values[name]):
+            raise ValueError(f"{name} is {values[name]!r}; allowed: {argument.allowed}")
+
+
+def signature(cls: type, arguments: Mapping[str, Argument]) -> inspect.Signature:
+    """The signature of torch's class with these arguments added, for help() and editors."""
+    own = inspect.signature(cls)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=argument.default)
+        for name, argument in arguments.items()
+    ]
+    return own.replace(parameters=[*own.parameters.values(), *added])
+
+
+def adopt(
+    optimizer: torch.optim.Optimizer, values: Mapping[str, Any], groups: list[dict[str, Any]]
+) -> None:
+    """Give every param group what it lacks: from the group it replaces, else from `values`."""
+    for i, group in enumerate(optimizer.param_groups):
+        old = groups[i] if i < len(groups) else {}
+        for name, value in values.items():
+            group.setdefault(name, old.get(name, value))
