@@ -24,10 +24,10 @@ void update(const std::string& rule_name, const py::list& params, const py::list
   if (hyper.size() > kMaxHyper) throw std::invalid_argument("too many hyperparameters");
   std::copy(hyper.begin(), hyper.end(), h.values);
   h.variant = kernels().rules[rule].variant(h.values);
-  Prologue prologue;
-  prologue.maximize = maximize;
-  prologue.unscale = grad_scale.has_value();
-  prologue.grad_scale = grad_scale.value_or(1);
+  Passes passes;
+  passes.maximize = maximize;
+  passes.unscale = grad_scale.has_value();
+  passes.grad_scale = grad_scale.value_or(1);
 
   size_t expected = 0;
   while (kernels().rules[rule].states[h.variant][expected]) ++expected;
@@ -42,7 +42,7 @@ void update(const std::string& rule_name, const py::list& params, const py::list
 
   Batch batch;
   batch.clear();
-  batch.set_group(rule, h.variant, h.values, prologue);
+  batch.set_group(rule, h.variant, h.values, passes);
   for (size_t i = 0; i < params.size(); ++i) {
     PyObject* of_param[kMaxStates] = {};
     for (size_t k = 0; k < expected; ++k) {
@@ -50,7 +50,7 @@ void update(const std::string& rule_name, const py::list& params, const py::list
     }
     PyObject* step = steps.empty() ? nullptr : PyList_GET_ITEM(steps.ptr(), Py_ssize_t(i));
     try {
-      batch.add(PyList_GET_ITEM(params.ptr(), Py_ssize_t(i)),
+      batch.add(int(i), PyList_GET_ITEM(params.ptr(), Py_ssize_t(i)),
                 PyList_GET_ITEM(grads.ptr(), Py_ssize_t(i)), of_param, step,
                 i < first.size() && first[i]);
     } catch (const Refused& refused) {

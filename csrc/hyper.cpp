@@ -118,4 +118,34 @@ bool is_true(PyObject* value) {
   return truth;
 }
 
+Passes read_passes(PyObject* group, std::optional<double> grad_scale) {
+  static PyObject* maximize = interned("maximize");
+  static PyObject* max_grad_norm = interned("max_grad_norm");
+  static PyObject* max_grad_value = interned("max_grad_value");
+  static PyObject* skip_nonfinite = interned("skip_nonfinite");
+  static PyObject* l1 = interned("l1");
+  static PyObject* ema_decay = interned("ema_decay");
+  static PyObject* clear_grads = interned("clear_grads");
+  static PyObject* track_stats = interned("track_stats");
+  // Sets *to and returns true unless the value is None.
+  const auto given = [&](PyObject* key, double* to) {
+    PyObject* value = get(group, key);
+    if (value == Py_None) return false;
+    *to = number(value);
+    return true;
+  };
+  Passes passes;
+  passes.unscale = grad_scale.has_value();
+  passes.grad_scale = grad_scale.value_or(1);
+  passes.clip_norm = given(max_grad_norm, &passes.max_grad_norm);
+  given(max_grad_value, &passes.max_grad_value);
+  passes.maximize = is_true(get(group, maximize));
+  passes.l1 = number(get(group, l1));
+  passes.average = given(ema_decay, &passes.ema_decay);
+  passes.clear_grads = is_true(get(group, clear_grads));
+  passes.track_stats = is_true(get(group, track_stats));
+  passes.skip_nonfinite = is_true(get(group, skip_nonfinite));
+  return passes;
+}
+
 }  // namespace fastopt

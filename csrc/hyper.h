@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,9 @@ struct Hyper {
   int count = 0;
   int variant;
 };
+
+// What a param group asks for around the update; `grad_scale` is GradScaler's.
+Passes read_passes(PyObject* group, std::optional<double> grad_scale);
 
 // The hyperparameters of a param group in the rule's order, tensors read as numbers.
 Hyper read_hyper(int rule, PyObject* group);

@@ -1,5 +1,6 @@
 // The one loop, the registry of rules, the table: compiled once per instruction set.
 #include "kernels.h"
+#include "simd/squares.h"
 #include "simd/vec.h"
 //
 #include "rules/adam.h"
@@ -9,24 +10,67 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-// Load every stream, update, store what the rule may write; `Lanes` is Full or Partial.
-template <class E, class Variant, class Lanes, class Update>
+// The passes of a group as vectors.
+template <class V>
+struct Around {
+  V grad_scale, clip_factor, max_grad_value, l1;
+  Lerp<V> lerp;
+  bool unscale, clamp, maximize, penalise, average, clear, track;
+
+  explicit Around(const Passes& passes)
+      : grad_scale(splat<V>(passes.grad_scale)),
+        clip_factor(splat<V>(passes.clip_factor)),
+        max_grad_value(splat<V>(passes.max_grad_value)),
+        l1(splat<V>(passes.l1)),
+        lerp(1 - passes.ema_decay),
+        unscale(passes.unscale),
+        clamp(passes.max_grad_value != kUnlimited),
+        maximize(passes.maximize),
+        penalise(passes.l1 != 0),
+        average(passes.average),
+        clear(passes.clear_grads),
+        track(passes.track_stats) {}
+};
+
+// Load every stream, update, store what may be written; `Lanes` is Full or Partial.
+template <class E, class Variant, bool kMore, class Lanes, class Update>
 inline void apply(const Lanes& lanes, char* const* streams, int64_t i, const Update& update,
-                  const Prologue& prologue, Compute<E> grad_scale) {
+                  const Around<Compute<E>>& around, SquareSum* sums) {
+  using V = Compute<E>;
   constexpr int kStates = Variant::kStates;
   const auto at = [&](int k) { return reinterpret_cast<E*>(streams[k]) + i; };
-  Compute<E> p = lanes.load(at(0));
-  Compute<E> g = lanes.load(at(1));
-  Compute<E> state[kStates + 1];
+  V p = lanes.load(at(0));
+  V g = lanes.load(at(1));
+  V state[kStates + 1];
   for (int k = 0; k < kStates; ++k) state[k] = lanes.load(at(2 + k));
-  if (prologue.unscale) {
-    g = g / grad_scale;
+  if (around.unscale) {
+    g = g / around.grad_scale;
     lanes.store(at(1), g);
   }
-  if (prologue.maximize) g = -g;
+  [[maybe_unused]] const V before = p, unclipped = g;
+  if constexpr (kMore) {
+    g *= around.clip_factor;  // exact where nothing is clipped: 1
+    if (around.clamp) g = clamp(g, around.max_grad_value);
+  }
+  if (around.maximize) g = -g;
+  if constexpr (kMore) {
+    if (around.penalise) g += p > 0 ? around.l1 : p < 0 ? -around.l1 : V{};
+  }
   update(p, g, state);
   lanes.store(at(0), p);
   for (int k = 0; k < kStates; ++k) lanes.store(at(2 + k), state[k]);
+  if constexpr (kMore) {
+    const V weight = lanes.load(at(0));  // as it was rounded to its type
+    if (around.average) {
+      lanes.store(at(2 + kStates), around.lerp(lanes.load(at(2 + kStates)), weight));
+    }
+    if (around.clear) lanes.store(at(1), V{});
+    if (around.track) {
+      sums[kGradSquares].add(i, unclipped);
+      sums[kUpdateSquares].add(i, weight - before);
+      sums[kWeightSquares].add(i, weight);
+    }
+  }
 }
 
 // How far ahead of its update a stream is asked for, by the rules that say so (kPrefetch). The
@@ -36,27 +80,57 @@ inline void apply(const Lanes& lanes, char* const* streams, int64_t i, const Upd
 constexpr int64_t kPrefetchBytes = 2048;
 
 // The terms that an option switches (weight decay, nesterov, unscaling, ...) are branches on loop
-// invariants: always predicted, and hidden behind memory. Only what adds a stream is a template.
-template <class E, class Variant>
-void kernel(const Run* runs, int64_t run_count, const double* scalars, const Prologue& prologue) {
+// invariants: always predicted, and hidden behind memory. Only what adds a stream is a template,
+// and kMore, so that the bare update stays what it is.
+template <class E, class Variant, bool kMore>
+void kernel(const Run* runs, int64_t run_count, const double* scalars, const Passes& passes) {
   typename Variant::Scalars s;
   __builtin_memcpy(&s, scalars, sizeof s);
   const typename Variant::template Update<Compute<E>> update(s);
-  const Prologue constant = prologue;
-  const Compute<E> grad_scale = splat<Compute<E>>(prologue.grad_scale);
+  const Around<Compute<E>> around(passes);
+  const int streams = 2 + Variant::kStates + (kMore && passes.average);
   for (const Run* run = runs; run < runs + run_count; ++run) {
     const Run local = *run;
+    SquareSum sums[kMore ? kSums : 1];
     int64_t i = 0;
     for (; i + kLanes<E> <= local.count; i += kLanes<E>) {
-      for (int k = 0; k < (Variant::kPrefetch ? 2 + Variant::kStates : 0); ++k) {
+      for (int k = 0; k < (Variant::kPrefetch || kMore ? streams : 0); ++k) {
         __builtin_prefetch(local.streams[k] + i * int64_t(sizeof(E)) + kPrefetchBytes);
       }
-      apply<E, Variant>(Full{}, local.streams, i, update, constant, grad_scale);
+      apply<E, Variant, kMore>(Full{}, local.streams, i, update, around, sums);
     }
     if (i < local.count) {
-      apply<E, Variant>(Partial{local.count - i}, local.streams, i, update, constant, grad_scale);
+      apply<E, Variant, kMore>(Partial{local.count - i}, local.streams, i, update, around, sums);
+    }
+    if (kMore && around.track) {
+      for (int k = 0; k < kSums; ++k) local.sums[k] += sums[k].total();
     }
   }
+}
+
+template <class E>
+bool square_sums(const char* numbers, int64_t count, double* sums) {
+  bool finite = true;
+  for (int64_t i = 0; i < count; i += kNormBlock) {
+    const E* block = reinterpret_cast<const E*>(numbers) + i;
+    const int64_t n = count - i < kNormBlock ? count - i : kNormBlock;
+    const double sum = *sums++ = block_square_sum(block, n);
+    if (sum - sum == 0) continue;
+    // Squares of finite doubles overflow too: only the numbers themselves can tell.
+    for (int64_t k = 0; k < n; ++k) {
+      const auto x = Partial{1}.load(block + k);
+      finite &= x[0] - x[0] == 0;
+    }
+  }
+  return finite;
+}
+
+template <class Variant, bool kMore>
+void fill(Kernel* row) {
+  row[int(Dtype::float32)] = kernel<float, Variant, kMore>;
+  row[int(Dtype::float64)] = kernel<double, Variant, kMore>;
+  row[int(Dtype::bfloat16)] = kernel<bfloat16, Variant, kMore>;
+  row[int(Dtype::float16)] = kernel<float16, Variant, kMore>;
 }
 
 // One row a variant, in the order of the rule's table of states; one column an element type.
@@ -64,14 +138,12 @@ template <class... Variants>
 void enrol(Kernels& table, int index, const Rule& rule) {
   static_assert(sizeof...(Variants) <= kMaxVariants);
   table.rules[index] = rule;
-  Kernel(*row)[kDtypes] = table.update[index];
+  int variant = 0;
   (
       [&] {
-        (*row)[int(Dtype::float32)] = kernel<float, Variants>;
-        (*row)[int(Dtype::float64)] = kernel<double, Variants>;
-        (*row)[int(Dtype::bfloat16)] = kernel<bfloat16, Variants>;
-        (*row)[int(Dtype::float16)] = kernel<float16, Variants>;
-        ++row;
+        fill<Variants, false>(table.update[0][index][variant]);
+        fill<Variants, true>(table.update[1][index][variant]);
+        ++variant;
       }(),
       ...);
 }
@@ -118,6 +190,10 @@ Kernels kernels() {
   enrol<Adam<false>, Adam<true>>(table, 1, kAdam);
   enrol<Rmsprop<false, false>, Rmsprop<true, false>, Rmsprop<false, true>, Rmsprop<true, true>>(
       table, 2, kRmsprop);
+  table.square_sums[int(Dtype::float32)] = square_sums<float>;
+  table.square_sums[int(Dtype::float64)] = square_sums<double>;
+  table.square_sums[int(Dtype::bfloat16)] = square_sums<bfloat16>;
+  table.square_sums[int(Dtype::float16)] = square_sums<float16>;
   table.stream = stream;
   table.widen = [](Dtype from, const uint16_t* in, float* out, int64_t count) {
     (from == Dtype::bfloat16 ? widen_all<bfloat16> : widen_all<float16>)(in, out, count);

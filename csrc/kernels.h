@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "dtypes.h"
 #include "rules/rule.h"
@@ -9,30 +10,58 @@
 namespace fastopt {
 
 constexpr int kRules = 3;
-constexpr int kMaxStreams = 2 + kMaxStates;  // param, grad, states
+constexpr int kMaxStreams = 3 + kMaxStates;  // param, grad, states, moving average
+constexpr const char* kAverageName = "ema";
+constexpr double kUnlimited = std::numeric_limits<double>::infinity();
 
-// The passes over a gradient before the rule sees it, the same for every rule.
-struct Prologue {
-  bool maximize = false;
+// The passes around a rule's update, the same for every rule, in the order in which they happen.
+struct Passes {
   bool unscale = false;  // GradScaler's protocol: divide by grad_scale and write the gradient back
   double grad_scale = 1;
+  bool clip_norm = false;
+  double max_grad_norm = kUnlimited;
+  double clip_factor = 1;  // what max_grad_norm comes to, once the norm is known
+  double max_grad_value = kUnlimited;
+  bool maximize = false;
+  double l1 = 0;
+  bool average = false;
+  double ema_decay = 0;
+  bool clear_grads = false;
+  bool track_stats = false;
+  bool skip_nonfinite = false;
+
+  // Whether they ask for more than the kernel of the bare update does.
+  bool more() const {
+    return clip_norm || max_grad_value != kUnlimited || l1 != 0 || average || clear_grads ||
+           track_stats;
+  }
 };
 
-// Elements to update: streams[0] is the parameter, [1] the gradient, the rest the states in the
-// rule's order, each contiguous and with any alignment.
+// Elements to update: streams[0] is the parameter, [1] the gradient, then the states in the rule's
+// order and the moving average, each contiguous and with any alignment.
 struct Run {
   char* streams[kMaxStreams];
   int64_t count;
+  double* sums;  // kSums sums of squares, added to where statistics are tracked
 };
+enum { kGradSquares, kUpdateSquares, kWeightSquares, kSums };
+
+// The norm is summed in blocks of so many numbers, each by halving: of 1024 squares in double the
+// i-th and the (i + 512)-th are added, then the i-th and the (i + 256)-th, ... A partial block is
+// filled up with zeros. No vector width, thread or GPU block shows in such a sum.
+constexpr int kNormBlock = 1024;
 
 // Many runs a call: setting up the scalars costs as much as updating a small tensor.
 using Kernel = void (*)(const Run* runs, int64_t run_count, const double* scalars,
-                        const Prologue& prologue);
+                        const Passes& passes);
 
 struct Kernels {
   const char* isa;
   Rule rules[kRules];
-  Kernel update[kRules][kMaxVariants][kDtypes];
+  // [0]: the bare update; [1]: with all of the passes.
+  Kernel update[2][kRules][kMaxVariants][kDtypes];
+  // The sum of squares of each block of kNormBlock numbers; false where one is NaN or infinite.
+  bool (*square_sums[kDtypes])(const char* numbers, int64_t count, double* sums);
   // The floor a step is measured against: read every stream, write the first `writes` back.
   void (*stream)(float* const* streams, int reads, int writes, int64_t begin, int64_t end);
   // 16-bit conversions by themselves, for tests: to float32 and back to the given type.

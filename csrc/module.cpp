@@ -71,7 +71,15 @@ void register_step(py::module_& m) {
                     const std::string&>(),
            "rule"_a, "groups"_a, "state"_a, "engine"_a, "first"_a)
       .def("step", &Plan::step, "groups"_a, "state"_a, "threads"_a, "grad_scale"_a = py::none(),
-           "before"_a = py::none());
+           "before"_a = py::none())
+      .def_property_readonly("grad_norm", &Plan::grad_norm)
+      .def("stats", [](const Plan& plan) {
+        std::vector<std::tuple<int, double, double, double>> list;
+        for (const Batch::Stats& s : plan.stats()) {
+          list.emplace_back(s.index, s.grad_norm, s.update_norm, s.weight_norm);
+        }
+        return list;
+      });
   py::class_<Containers>(m, "Containers")
       .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&>(),
            "rule"_a, "groups"_a, "state"_a, "idle"_a)

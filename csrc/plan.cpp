@@ -21,6 +21,7 @@ Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& stat
     : rule_(find_rule(rule)) {
   static PyObject* params_key = interned("params");
   static PyObject* step_key = interned("step");
+  static PyObject* average_key = interned(kAverageName);
   std::unordered_map<PyObject*, PyObject*> state_of;
   for (const auto& [param, dict] : state) {
     state_.emplace_back(param.ptr(), dict.ptr());
@@ -47,6 +48,7 @@ Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& stat
           return PyUnicode_Check(key.ptr()) && PyUnicode_Compare(key.ptr(), name) == 0;
         };
         if (is(step_key)) role = kStep;
+        if (is(average_key)) role = kAverage;
         for (size_t i = 0; i < names.size(); ++i) {
           if (is(names[i])) role = int(i);
         }
@@ -70,8 +72,9 @@ void Plan::check_state(const py::dict& state) const {
   if (i != state_.size()) throw Changed("optimizer.state has changed");
 }
 
-void Plan::collect_param(Slot& slot, PyObject* grad, int variant) {
-  PyObject* states[kMaxStates] = {};
+void Plan::collect_param(Slot& slot, PyObject* grad, int variant, bool average) {
+  PyObject* states[kMaxStates + 1] = {};  // the moving average after the rule's own
+  PyObject* ema = nullptr;
   PyObject* step = nullptr;
   if (slot.state) {
     Py_ssize_t position = 0;
@@ -83,6 +86,7 @@ void Plan::collect_param(Slot& slot, PyObject* grad, int variant) {
         throw Changed("its state has changed");
       }
       if (item->role == kStep) step = value;
+      if (item->role == kAverage) ema = value;
       if (item->role >= 0) states[item->role] = value;
     }
     if (item != end) throw Changed("its state has changed");
@@ -90,17 +94,19 @@ void Plan::collect_param(Slot& slot, PyObject* grad, int variant) {
   const Rule& rule = kernels().rules[rule_];
   if (rule.counts_steps && !step) throw Changed("it has no state 'step'");
   const char* const* names = rule.states[variant];
-  for (int k = 0; names[k]; ++k) {
+  int k = 0;
+  for (; names[k]; ++k) {
     if (!states[k] || states[k] == Py_None) {
       throw Changed("it has no state '" + std::string(names[k]) + "'");
     }
   }
-  batch_.add(slot.param, grad, states, rule.counts_steps ? step : nullptr, slot.first);
+  if (average && !ema) throw Changed("it has no state '" + std::string(kAverageName) + "'");
+  states[k] = ema;
+  batch_.add(index_, slot.param, grad, states, rule.counts_steps ? step : nullptr, slot.first);
 }
 
 void Plan::collect(const py::list& groups, std::optional<double> grad_scale) {
   static PyObject* params_key = interned("params");
-  static PyObject* maximize_key = interned("maximize");
   if (size_t(PyList_GET_SIZE(groups.ptr())) != groups_.size()) {
     throw Changed("the param groups have changed");
   }
@@ -113,11 +119,8 @@ void Plan::collect(const py::list& groups, std::optional<double> grad_scale) {
       throw Changed("the parameters of a group have changed");
     }
     const Hyper hyper = read_hyper(rule_, group);
-    Prologue prologue;
-    prologue.maximize = is_true(get(group, maximize_key));
-    prologue.unscale = grad_scale.has_value();
-    prologue.grad_scale = grad_scale.value_or(1);
-    batch_.set_group(rule_, hyper.variant, hyper.values, prologue);
+    const Passes passes = read_passes(group, grad_scale);
+    batch_.set_group(rule_, hyper.variant, hyper.values, passes);
     for (size_t i = 0; i < slots.size(); ++i) {
       ++index_;
       Slot& slot = slots[i];
@@ -127,8 +130,10 @@ void Plan::collect(const py::list& groups, std::optional<double> grad_scale) {
       if (!slot.engine) continue;
       py::object grad = py::reinterpret_steal<py::object>(grad_of(slot.param));
       if (grad.is_none()) continue;
-      collect_param(slot, grad.ptr(), hyper.variant);
+      collect_param(slot, grad.ptr(), hyper.variant, passes.average);
       updated_.push_back(&slot);
+      if (passes.clear_grads) cleared_.push_back(grad.ptr());
+      rewritten_ |= passes.unscale || passes.clear_grads;
       grads_.push_back(std::move(grad));
     }
   }
@@ -144,10 +149,13 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
     ~Running() {
       plan.grads_.clear();
       plan.updated_.clear();
+      plan.cleared_.clear();
       plan.running_ = false;
     }
   } running(*this);
   batch_.clear();
+  rewritten_ = false;
+  grad_norm_.reset();
   try {
     check_state(state);
     collect(groups, grad_scale);
@@ -156,16 +164,32 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
   } catch (const Refused& refused) {
     return py::make_tuple(index_, refused.what());
   }
+  py::list written(updated_.size());  // also keeps them while other threads run Python
+  for (size_t i = 0; i < updated_.size(); ++i) {
+    PyList_SET_ITEM(written.ptr(), Py_ssize_t(i), Py_NewRef(updated_[i]->param));
+  }
+  if (batch_.needs_norm()) {
+    Batch::Norm norm;
+    {
+      py::gil_scoped_release unlocked;
+      norm = batch_.measure(threads);
+    }
+    grad_norm_ = norm.value;
+    if (!norm.finite && batch_.skips_nonfinite()) return py::str("skipped");
+  }
   if (!before.is_none()) before();
   if (updated_.empty()) return py::none();
-  py::list params(updated_.size());  // also keeps them while other threads run Python
-  for (size_t i = 0; i < updated_.size(); ++i) {
-    PyList_SET_ITEM(params.ptr(), Py_ssize_t(i), Py_NewRef(updated_[i]->param));
+  if (rewritten_) {
+    for (const py::object& grad : grads_) written.append(grad);
   }
-  increment_versions(params);
+  increment_versions(written);
+  const bool left = batch_.leaves_clearing();
   {
     py::gil_scoped_release unlocked;
     batch_.run(threads);
+  }
+  if (left) {
+    for (PyObject* grad : cleared_) py::handle(grad).attr("zero_")();
   }
   for (Slot* slot : updated_) slot->first = false;
   return py::none();

@@ -23,11 +23,16 @@ class Plan {
   Plan(const std::string& rule, const pybind11::list& groups, const pybind11::dict& state,
        const std::string& engine, const std::string& first);
 
-  // One step over all engine parameters that have a gradient. None when it is done; otherwise
-  // (index of a parameter or -1, reason), and no tensor has been changed. `before`, where given, is
-  // called once all is checked and nothing yet written: other backends' share of the step.
+  // One step over all engine parameters that have a gradient. None when it is done; "skipped" where
+  // a gradient is not finite and a group asks for that; else (index of a parameter or -1, reason).
+  // A step not done has changed no tensor. `before`, where given, is called once all is checked and
+  // nothing yet written: other backends' share of the step.
   pybind11::object step(const pybind11::list& groups, const pybind11::dict& state, int threads,
                         std::optional<double> grad_scale, const pybind11::object& before);
+
+  // The gradients' norm in the last step, where a group asked for it, and the statistics.
+  std::optional<double> grad_norm() const { return grad_norm_; }
+  std::vector<Batch::Stats> stats() const { return batch_.stats(); }
 
  private:
   struct Changed : std::runtime_error {
@@ -36,7 +41,7 @@ class Plan {
   struct Item {  // one entry of a parameter's state dict
     PyObject* key;
     PyObject* value;
-    int role;  // index of the rule's state, kStep, or kOther
+    int role;  // index of the rule's state, kStep, kAverage or kOther
   };
   struct Slot {
     PyObject* param;
@@ -48,10 +53,11 @@ class Plan {
   };
   static constexpr int kStep = -1;
   static constexpr int kOther = -2;
+  static constexpr int kAverage = -3;
 
   void check_state(const pybind11::dict& state) const;
   void collect(const pybind11::list& groups, std::optional<double> grad_scale);
-  void collect_param(Slot& slot, PyObject* grad, int variant);
+  void collect_param(Slot& slot, PyObject* grad, int variant, bool average);
 
   int rule_;
   std::vector<std::vector<Slot>> groups_;
@@ -63,6 +69,9 @@ class Plan {
   // may run Python then.
   std::vector<pybind11::object> grads_;
   std::vector<Slot*> updated_;
+  std::vector<PyObject*> cleared_;
+  bool rewritten_ = false;  // whether gradients are written to
+  std::optional<double> grad_norm_;
   int index_ = -1;  // of the parameter being collected
   bool running_ = false;
 };

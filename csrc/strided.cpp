@@ -28,6 +28,14 @@ void copy_elements(char* to, int64_t to_stride, const char* from, int64_t from_s
   return as(uint64_t{});
 }
 
+// What add_layout() wrote.
+struct Layout {
+  const int64_t* at;
+  int64_t dims() const { return at[0]; }
+  int64_t size(int64_t d) const { return at[1 + d * (1 + kMaxStreams)]; }
+  int64_t stride(int64_t d, int k) const { return at[2 + d * (1 + kMaxStreams) + k]; }
+};
+
 }  // namespace
 
 // A strided layout in layouts_: the number of dimensions, then from the innermost out, for each
@@ -83,59 +91,67 @@ int64_t Batch::add_layout(const View* views, int count) {
   return start;
 }
 
+// Call visit(run, offset) for each run of the innermost dimension in [from, to).
+template <class Visit>
+void Batch::walk(const Entry& entry, int64_t from, int64_t to, const Visit& visit) const {
+  const Layout layout{layouts_.data() + entry.layout};
+  const int bytes = kElementBytes[int(entry.dtype)];
+  for (int64_t at = from; at < to;) {
+    Run run = entry.run;
+    int64_t rest = at;
+    for (int64_t d = 0; d < layout.dims(); ++d) {
+      const int64_t index = rest % layout.size(d);
+      rest /= layout.size(d);
+      for (int k = 0; k < entry.stream_count; ++k) {
+        run.streams[k] += index * layout.stride(d, k) * bytes;
+      }
+    }
+    run.count = std::min(layout.size(0) - at % layout.size(0), to - at);
+    visit(run, at - from);
+    at += run.count;
+  }
+}
+
+// One stream's elements [from, to), made contiguous.
+void Batch::gather(const Entry& entry, int stream, int64_t from, int64_t to, char* out) const {
+  const int64_t stride = Layout{layouts_.data() + entry.layout}.stride(0, stream);
+  const int bytes = kElementBytes[int(entry.dtype)];
+  walk(entry, from, to, [&](const Run& run, int64_t offset) {
+    copy_elements(out + offset * bytes, 1, run.streams[stream], stride, run.count, bytes);
+  });
+}
+
 // A run that is long and contiguous in every stream is updated where it lies; anything else is
 // gathered into contiguous scratch, updated by the very same kernel, and scattered back.
-void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end) const {
-  const int64_t* layout = layouts_.data() + entry.layout;
-  const auto size = [&](int64_t d) { return layout[1 + d * (1 + kMaxStreams)]; };
-  const auto stride = [&](int64_t d, int k) { return layout[2 + d * (1 + kMaxStreams) + k]; };
+void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end, double* sums) const {
+  const Layout layout{layouts_.data() + entry.layout};
   const double* scalars = scalars_[entry.scalars].data();
-  const Prologue& prologue = prologues_[entry.prologue];
-  const int bytes = entry.element_bytes;
+  const Passes& passes = passes_[entry.passes];
+  const int bytes = kElementBytes[int(entry.dtype)];
 
-  // Call visit(run, offset) for each run of the innermost dimension in [from, to).
-  const auto walk = [&](int64_t from, int64_t to, const auto& visit) {
-    for (int64_t at = from; at < to;) {
-      Run run = entry.run;
-      int64_t rest = at;
-      for (int64_t d = 0; d < layout[0]; ++d) {
-        const int64_t index = rest % size(d);
-        rest /= size(d);
-        for (int k = 0; k < entry.stream_count; ++k) {
-          run.streams[k] += index * stride(d, k) * bytes;
-        }
-      }
-      run.count = std::min(size(0) - at % size(0), to - at);
-      visit(run, at - from);
-      at += run.count;
-    }
-  };
-
-  bool in_place = size(0) >= kMinRun;
-  for (int k = 0; k < entry.stream_count; ++k) in_place &= stride(0, k) == 1;
+  bool in_place = layout.size(0) >= kMinRun;
+  for (int k = 0; k < entry.stream_count; ++k) in_place &= layout.stride(0, k) == 1;
   if (in_place) {
-    return walk(begin, end,
-                [&](const Run& run, int64_t) { entry.kernel(&run, 1, scalars, prologue); });
+    return walk(entry, begin, end, [&](Run run, int64_t) {
+      run.sums = sums;
+      entry.kernel(&run, 1, scalars, passes);
+    });
   }
 
   alignas(64) char scratch[kMaxStreams][kGather * sizeof(double)];
   Run gathered;
+  gathered.sums = sums;
   for (int k = 0; k < entry.stream_count; ++k) gathered.streams[k] = scratch[k];
   for (int64_t at = begin; at < end; at += kGather) {
     const int64_t stop = std::min(at + kGather, end);
     gathered.count = stop - at;
-    walk(at, stop, [&](const Run& run, int64_t offset) {
+    for (int k = 0; k < entry.stream_count; ++k) gather(entry, k, at, stop, scratch[k]);
+    entry.kernel(&gathered, 1, scalars, passes);
+    walk(entry, at, stop, [&](const Run& run, int64_t offset) {
       for (int k = 0; k < entry.stream_count; ++k) {
-        copy_elements(scratch[k] + offset * bytes, 1, run.streams[k], stride(0, k), run.count,
-                      bytes);
-      }
-    });
-    entry.kernel(&gathered, 1, scalars, prologue);
-    walk(at, stop, [&](const Run& run, int64_t offset) {
-      for (int k = 0; k < entry.stream_count; ++k) {
-        if (k == 1 && !prologue.unscale) continue;  // gradients are only read
-        copy_elements(run.streams[k], stride(0, k), scratch[k] + offset * bytes, 1, run.count,
-                      bytes);
+        if (k == 1 && !passes.unscale && !passes.clear_grads) continue;  // gradients are only read
+        copy_elements(run.streams[k], layout.stride(0, k), scratch[k] + offset * bytes, 1,
+                      run.count, bytes);
       }
     });
   }

@@ -1,7 +1,7 @@
 """Types of the compiled core (csrc/module.cpp)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,10 @@ class Plan:
         threads: int,
         grad_scale: float | None = None,
         before: Callable[[], None] | None = None,
-    ) -> tuple[int, str] | None: ...
+    ) -> tuple[int, str] | Literal["skipped"] | None: ...
+    @property
+    def grad_norm(self) -> float | None: ...
+    def stats(self) -> list[tuple[int, float, float, float]]: ...
 
 class Containers:
     def __init__(

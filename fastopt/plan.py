@@ -14,6 +14,7 @@ from . import _core
 from .backends import triton
 from .backends.triton import Scaler
 from .backends.triton.slots import Changed
+from .composition import Composition, Outcome, Stats, passes_on
 
 if TYPE_CHECKING:
     from .backends.triton.launch import Launch
@@ -68,6 +69,17 @@ def name_of(optimizer: FusedStep, index: int) -> str:
 
 def route(optimizer: FusedStep, group: dict[str, Any], param: Tensor, index: int) -> Route:
     """Decide the path of one parameter; raise where no path can take it."""
+    found = best_route(optimizer, group, param, index)
+    if found.backend == "torch" and group.get("eps_in_sqrt"):
+        raise RuntimeError(
+            f"eps_in_sqrt=True needs fastopt's own kernels, but parameter "
+            f"{name_of(optimizer, index)} takes torch's step ({found.reason}): mend that, or leave "
+            "eps_in_sqrt out. No parameter was changed"
+        )
+    return found
+
+
+def best_route(optimizer: FusedStep, group: dict[str, Any], param: Tensor, index: int) -> Route:
     setting = backend_setting()
     if setting == "torch":
         return Route("torch", "FASTOPT_BACKEND=torch")
@@ -153,6 +165,13 @@ class NewStates:
     fresh: bytes
     created: list[tuple[Tensor, dict[str, Tensor]]]
 
+    @torch.no_grad()
+    def begin_averages(self) -> None:
+        """An average begins as the first updated parameter, as in torch.optim.swa_utils."""
+        for param, created in self.created:
+            if "ema" in created:
+                created["ema"].copy_(param)
+
     def drop(self, optimizer: FusedStep) -> None:
         for param, created in self.created:
             state = optimizer.state[param]
@@ -187,6 +206,8 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
                     fresh[index] = 1
                 else:
                     created[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+        if group["ema_decay"] is not None and "ema" not in state:
+            created["ema"] = param.detach().clone()
         if created:
             new.append((param, created))
     for param, created in new:
@@ -223,23 +244,31 @@ class Plan:
         self.lasting = all(r.lasting for r in self.routes)
         self.on_device = all(r.backend == "triton" for r in self.routes)
         self._rest = any(r.backend == "torch" for r in self.routes)
+        self._fuses_passes = all(r.backend == "cpu" for r in self.routes)
+        self._composition: Composition | None = None
         self._launch: Launch | None = None
         self._core: _core.Plan | None = None
 
     def first_step(
         self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler = NO_SCALER
-    ) -> None:
+    ) -> Outcome:
         """Create what is missing and step; what is refused now is an error and leaves nothing."""
         resolve_gradients(optimizer, self.routes)
         new = create_states(optimizer, self.routes)
+        outcome: Outcome = None
         try:
             self._build(optimizer, new.fresh, scaler)
-            refused = self._run(optimizer, grad_scale, scaler)
-            if refused is not None:
-                raise refusal(optimizer, *refused)
+            outcome = self.step(optimizer, grad_scale, scaler)
+            if isinstance(outcome, tuple):
+                raise refusal(optimizer, *outcome)
         except BaseException:
             new.drop(optimizer)
             raise
+        if outcome == "skipped":
+            new.drop(optimizer)
+        else:
+            new.begin_averages()
+        return outcome
 
     def _build(self, optimizer: FusedStep, fresh: bytes, scaler: Scaler) -> None:
         launched = {i for i, r in enumerate(self.routes) if r.backend == "triton"}
@@ -262,16 +291,30 @@ class Plan:
 
     def step(
         self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler = NO_SCALER
-    ) -> bool:
-        """Step, or return False where something is not as planned: nothing has been changed.
-
-        `grad_scale` is for parameters on the CPU and for torch's path, `scaler` for Triton's.
+    ) -> Outcome:
+        """Step; `grad_scale` is for parameters on the CPU and for torch's path, `scaler` for
+        Triton's.
         """
-        return self._run(optimizer, grad_scale, scaler) is None
+        self._composition = None
+        if self._fuses_passes or not any(map(passes_on, optimizer.param_groups)):
+            return self._update(optimizer, grad_scale, scaler)
+        self._composition = Composition(optimizer, grad_scale)
+        return self._composition.run(lambda: self._update(optimizer, None, NO_SCALER))
 
-    def _run(
-        self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler
-    ) -> tuple[int, str] | None:
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm that the last step measured, if it did."""
+        if self._composition is not None:
+            return self._composition.norm
+        return None if self._core is None else self._core.grad_norm
+
+    @property
+    def stats(self) -> list[Stats]:
+        if self._composition is not None:
+            return self._composition.stats
+        return [] if self._core is None else self._core.stats()
+
+    def _update(self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler) -> Outcome:
         launch = self._launch
         if launch is not None:
             try:

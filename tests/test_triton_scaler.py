@@ -94,7 +94,7 @@ def test_scalars_on_the_device(rule: str) -> None:
     group = {
         **{"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "momentum": 0.5},
         **{"dampening": 0.2, "nesterov": False, "amsgrad": False, "alpha": 0.9, "centered": False},
-        **{"decoupled_weight_decay": True, "maximize": True},
+        **{"decoupled_weight_decay": True, "eps_in_sqrt": True, "maximize": True},
     }
     steps = [torch.tensor(0.0), torch.tensor(6.0), torch.tensor(99999.0, dtype=torch.float64)]
     steps.append(torch.tensor(3.0))

@@ -56,15 +56,13 @@ struct Adam {
 
   template <class V>
   struct Update {
-    V decay, weight_decay, lerp_weight, complement, beta2, square_weight, root, reciprocal_root,
-        step_size, eps, eps_in_sqrt;
-    bool decays, mostly_new;
+    V decay, weight_decay, beta2, square_weight, root, reciprocal_root, step_size, eps, eps_in_sqrt;
+    Lerp<V> lerp;
+    bool decays;
 
     explicit Update(const Scalars& s)
         : decay(splat<V>(s.decay)),
           weight_decay(splat<V>(s.weight_decay)),
-          lerp_weight(splat<V>(s.lerp_weight)),
-          complement(lerp_weight - splat<V>(1)),
           beta2(splat<V>(s.beta2)),
           square_weight(splat<V>(s.square_weight)),
           root(splat<V>(s.bias_correction2_sqrt)),
@@ -72,21 +70,20 @@ struct Adam {
           step_size(splat<V>(s.step_size)),
           eps(splat<V>(s.eps)),
           eps_in_sqrt(splat<V>(s.eps_in_sqrt)),
-          decays(s.weight_decay != 0),
-          // torch.lerp starts from the nearer end, so that a weight of 1 gives it exactly.
-          mostly_new(!(lerp_weight[0] < 0.5f)) {}
+          lerp(s.lerp_weight),
+          decays(s.weight_decay != 0) {}
 
     void operator()(V& p, V g, V* state) const {
       V& exp_avg = state[0];
       V& exp_avg_sq = state[1];
       p *= decay;  // exact for Adam: 1
       if (decays) g = fma(weight_decay, p, g);
-      exp_avg =
-          mostly_new ? fma(complement, g - exp_avg, g) : fma(lerp_weight, g - exp_avg, exp_avg);
+      exp_avg = lerp(exp_avg, g);
       exp_avg_sq = fma(square_weight * g, g, beta2 * exp_avg_sq);
       V square = exp_avg_sq;
       if constexpr (kAmsgrad) square = state[2] = maximum(state[2], exp_avg_sq);
-      // eps under the root of the corrected square: sqrt(v / c + eps) = sqrt(v + eps * c) / sqrt(c).
+      // eps under the root of the corrected square: sqrt(v / c + eps) = sqrt(v + eps * c) /
+      // sqrt(c).
       const V denom = divide(sqrt(square + eps_in_sqrt), root, reciprocal_root) + eps;
       p -= step_size * exp_avg / denom;
     }

@@ -54,21 +54,21 @@ struct Rmsprop {
 
   template <class V>
   struct Update {
-    V decay, lr, alpha, square_weight, complement, eps, eps_in_sqrt, weight_decay, momentum;
-    bool decays, mostly_new;
+    V decay, lr, alpha, square_weight, eps, eps_in_sqrt, weight_decay, momentum;
+    Lerp<V> lerp;
+    bool decays;
 
     explicit Update(const Scalars& s)
         : decay(splat<V>(s.decay)),
           lr(splat<V>(s.lr)),
           alpha(splat<V>(s.alpha)),
           square_weight(splat<V>(s.square_weight)),
-          complement(square_weight - splat<V>(1)),
           eps(splat<V>(s.eps)),
           eps_in_sqrt(splat<V>(s.eps_in_sqrt)),
           weight_decay(splat<V>(s.weight_decay)),
           momentum(splat<V>(s.momentum)),
-          decays(s.weight_decay != 0),
-          mostly_new(!(square_weight[0] < 0.5f)) {}
+          lerp(s.square_weight),
+          decays(s.weight_decay != 0) {}
 
     void operator()(V& p, V g, V* state) const {
       V& square_avg = state[0];
@@ -78,8 +78,7 @@ struct Rmsprop {
       V variance = square_avg;
       if constexpr (kCentered) {
         V& grad_avg = state[kStates - 1];
-        grad_avg = mostly_new ? fma(complement, g - grad_avg, g)
-                              : fma(square_weight, g - grad_avg, grad_avg);
+        grad_avg = lerp(grad_avg, g);
         variance = fma(-grad_avg, grad_avg, square_avg);
       }
       const V denom = sqrt(variance + eps_in_sqrt) + eps;

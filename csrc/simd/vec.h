@@ -57,6 +57,13 @@ inline V maximum(V a, V b) {
   return ((a > b) | (a != a)) ? a : b;
 }
 
+// torch.clamp to [-limit, limit]: NaN stays NaN.
+template <class V>
+inline V clamp(V x, V limit) {
+  x = x > limit ? limit : x;
+  return x < -limit ? -limit : x;
+}
+
 // x / d with the bits of a correctly rounded division, for a divisor whose correctly rounded
 // reciprocal is known: one multiplication and two fused ones (P. Markstein, "Computation of
 // elementary functions on the IBM RISC System/6000 processor", 1990) in place of a division that
@@ -68,6 +75,21 @@ inline V divide(V x, V d, V reciprocal) {
   const V corrected = fma(fma(-q, d, x), reciprocal, q);
   return q == q + q ? q : corrected;  // 0 and the infinities: already exact
 }
+
+// torch.lerp: start + weight * (end - start), from the nearer end, so that a weight of 1 gives it
+// exactly.
+template <class V>
+struct Lerp {
+  V weight, complement;
+  bool mostly_end;
+
+  explicit Lerp(double w)
+      : weight(splat<V>(w)), complement(weight - splat<V>(1)), mostly_end(!(weight[0] < 0.5f)) {}
+
+  V operator()(V start, V end) const {
+    return mostly_end ? fma(complement, end - start, end) : fma(weight, end - start, start);
+  }
+};
 
 inline F32 widen(F32 x) { return x; }
 inline F64 widen(F64 x) { return x; }

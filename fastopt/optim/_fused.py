@@ -7,6 +7,7 @@ hooks and pickling are torch's own and stay so; only what happens inside `step` 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -14,17 +15,21 @@ import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..backends.triton import Scaler
-from ..plan import NO_SCALER, Plan, all_on_device
+from ..plan import NO_SCALER, Plan, all_on_device, parameters
 from . import _arguments
 from ._arguments import PASSES, Argument
+from ._average import Averages
 
 
-class FusedStep(torch.optim.Optimizer):
+class FusedStep(Averages):
     """Mixin before one of torch's optimizer classes: its update, done by fastopt's engine."""
 
     _rule: ClassVar[str]
     _arguments: ClassVar[Mapping[str, Argument]] = PASSES  # those that torch's class lacks
     _plan: Plan | None = None
+    _last: Plan | None = None  # the plan of the last step, also where it serves no other
+    #: Steps that `skip_nonfinite` left out.
+    skipped_steps = 0
     # GradScaler then hands over its scale and found_inf instead of unscaling in passes of its own.
     _step_supports_amp_scaling = True
 
@@ -61,6 +66,8 @@ class FusedStep(torch.optim.Optimizer):
             RuntimeError: a gradient or state does not fit its parameter; the message names the
                 parameter, and no tensor has been changed.
         """
+        if self._swapped:
+            raise RuntimeError("step() inside swap_ema(): the parameters hold their averages")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -74,21 +81,84 @@ class FusedStep(torch.optim.Optimizer):
             # Read by the host only where it must: that waits for the device.
             if not (plan.on_device if plan else all_on_device(self)):
                 if found_inf is not None and found_inf.item():
+                    self._skipped()
                     return loss
                 if grad_scale is not None:
                     grad_scale = grad_scale.item()
-        if plan is None or not plan.step(self, grad_scale, scaler):
+        outcome = None if plan is None else plan.step(self, grad_scale, scaler)
+        if plan is None or isinstance(outcome, tuple):
             self._plan = None
             plan = Plan(self)
-            plan.first_step(self, grad_scale, scaler)
+            outcome = plan.first_step(self, grad_scale, scaler)
+            self._last = plan
             if plan.lasting:
                 self._plan = plan
+        if outcome is not None:
+            self._skipped()
         return loss
+
+    def _skipped(self) -> None:
+        """Count a step that was left out, and clear the gradients where that is asked for."""
+        self.skipped_steps += any(group["skip_nonfinite"] for group in self.param_groups)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if group["clear_grads"] and p.grad is not None:
+                    p.grad.zero_()
+
+    @property
+    def grad_norm(self) -> torch.Tensor | None:
+        """The L2 norm of all gradients in the last step, before clipping: a 0-d tensor.
+
+        Measured where a group has `max_grad_norm` or `skip_nonfinite`, else None. float64 where a
+        parameter is, else float32.
+        """
+        norm = None if self._last is None else self._last.grad_norm
+        wide = any(p.dtype.to_real() == torch.float64 for _, p in parameters(self))
+        dtype = torch.float64 if wide else torch.float32
+        return None if norm is None else torch.tensor(norm, dtype=dtype)
+
+    def stats(self) -> dict[str, dict[str, float]]:
+        """What the last step did to each parameter of a group with `track_stats`.
+
+        Returns:
+            By parameter name, where the optimizer was given names, else by "group.place":
+            `grad_norm`, of the gradient before clipping; `update_norm`, of the change of the
+            parameter; `weight_norm`, of the parameter after it; `update_ratio`, update over weight.
+
+        Raises:
+            RuntimeError: no group has `track_stats`.
+        """
+        if not any(group["track_stats"] for group in self.param_groups):
+            name = type(self).__name__
+            raise RuntimeError(
+                f"this {name} tracks no statistics: make it with {name}(..., track_stats=True), or "
+                "set group['track_stats'] in its param_groups"
+            )
+        names = [
+            group["param_names"][k] if "param_names" in group else f"{i}.{k}"
+            for i, group in enumerate(self.param_groups)
+            for k in range(len(group["params"]))
+        ]
+        return {
+            names[index]: {
+                "grad_norm": grad,
+                "update_norm": update,
+                "weight_norm": weight,
+                "update_ratio": update / weight if weight else math.inf if update else 0.0,
+            }
+            for index, grad, update, weight in (self._last.stats if self._last else [])
+        }
 
     _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
+            for group in self.param_groups:
+                if own := [n for n, a in self._arguments.items() if group[n] != a.default]:
+                    raise RuntimeError(
+                        f"a compiled step() is torch's own, which lacks {own}; call step() outside "
+                        "torch.compile, or leave them out"
+                    )
             return self._torch_step(*args, **kwargs)
         # torch wraps step() to run hooks and to open a profiler range, which costs more than a
         # small model's update. The same wrapper runs here whenever anybody listens; where a
@@ -123,6 +193,8 @@ class FusedStep(torch.optim.Optimizer):
             {**group, "params": [p for p in group["params"] if id(p) in chosen]} for group in groups
         ]
         try:
+            if "decoupled_weight_decay" in self._arguments:
+                self._decay()
             if grad_scale is not None:
                 for group in self.param_groups:
                     for p in group["params"]:
@@ -133,6 +205,16 @@ class FusedStep(torch.optim.Optimizer):
             self.param_groups = groups
             own.update(scaler)
 
+    @torch.no_grad()
+    def _decay(self) -> None:
+        """Decoupled weight decay before a step of torch's that does not know it."""
+        for group in self.param_groups:
+            if group["decoupled_weight_decay"]:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        p.mul_(1 - group["lr"] * group["weight_decay"])
+                group["weight_decay"] = 0.0
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         groups = self.__dict__.get("param_groups", [])
         super().__setstate__(state)
@@ -140,4 +222,4 @@ class FusedStep(torch.optim.Optimizer):
         own = {n: self.defaults.setdefault(n, a.default) for n, a in self._arguments.items()}
         _arguments.adopt(self, own, groups)
         # Loaded state replaces tensors; the plan must not keep the old ones until the next step.
-        self._plan = None
+        self._plan = self._last = None

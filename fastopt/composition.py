@@ -1,0 +1,128 @@
+"""The passes around an update that fastopt's kernels do not take: torch's own, one after another.
+
+For parameters on torch's path, and for optimizers whose parameters take several paths: slower than
+the fused pass, and the same meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .optim._fused import FusedStep
+
+# What became of a step: None where it was done; "skipped" where gradients are not finite; (index of
+# a parameter or -1, reason) where something is not as planned, and no tensor has been changed.
+Outcome: TypeAlias = "tuple[int, str] | Literal['skipped'] | None"
+Stats: TypeAlias = "tuple[int, float, float, float]"  # parameter; norms of gradient, update, weight
+
+
+def passes_on(group: dict[str, Any]) -> list[str]:
+    """The names of the passes that a param group asks for."""
+    names = ("max_grad_norm", "max_grad_value", "ema_decay")
+    switches = ("skip_nonfinite", "l1", "clear_grads", "track_stats")
+    return [n for n in names if group[n] is not None] + [n for n in switches if group[n]]
+
+
+def without_passes(group: dict[str, Any]) -> dict[str, Any]:
+    off: dict[str, Any] = {"max_grad_norm": None, "max_grad_value": None, "ema_decay": None}
+    off |= {"skip_nonfinite": False, "l1": 0.0, "clear_grads": False, "track_stats": False}
+    return {**group, **off}
+
+
+def real(t: Tensor) -> Tensor:
+    return torch.view_as_real(t) if t.is_complex() else t
+
+
+class Composition:
+    """One step with its passes, around `bare`, which does the update alone."""
+
+    def __init__(self, optimizer: FusedStep, grad_scale: float | None) -> None:
+        self.optimizer = optimizer
+        self.norm: float | None = None
+        self.stats: list[Stats] = []
+        self.updated = [
+            (index, group, p)
+            for index, (group, p) in enumerate(
+                (group, p) for group in optimizer.param_groups for p in group["params"]
+            )
+            if p.grad is not None
+        ]
+        for _, group, p in self.updated:
+            for reason in (
+                "differentiable=True" if group["differentiable"] else "",
+                f"a gradient of layout {p.grad.layout}" if p.grad.layout != torch.strided else "",
+            ):
+                if reason:
+                    raise RuntimeError(
+                        f"{type(optimizer).__name__} does not combine {passes_on(group)} with "
+                        f"{reason}; leave one of them out. No parameter was changed"
+                    )
+        self.grads = [p.grad for _, _, p in self.updated]
+        self.unscaled = [g if grad_scale is None else g / grad_scale for g in self.grads]
+
+    @torch.no_grad()
+    def run(self, bare: Callable[[], Outcome]) -> Outcome:
+        groups = self.optimizer.param_groups
+        wants = {name for group in groups for name in passes_on(group)}
+        if wants & {"max_grad_norm", "skip_nonfinite"}:
+            # In float64, as the engines sum.
+            norms = [real(g).double().norm() for g in self.unscaled]
+            self.norm = torch.stack(norms).norm().item() if norms else 0.0
+            finite = all(bool(real(g).isfinite().all()) for g in self.unscaled)
+            if "skip_nonfinite" in wants and not finite:
+                return "skipped"
+        before = [p.detach().clone() if g["track_stats"] else None for _, g, p in self.updated]
+        try:
+            for (_, group, p), g in zip(self.updated, self.unscaled, strict=True):
+                p.grad = self.prepared(group, p, g)
+            self.optimizer.param_groups = [without_passes(group) for group in groups]
+            outcome = bare()
+        finally:
+            self.optimizer.param_groups = groups
+            for (_, _, p), g in zip(self.updated, self.grads, strict=True):
+                p.grad = g
+        if outcome is None:
+            for args in zip(self.updated, self.grads, self.unscaled, before, strict=True):
+                self.finish(*args)
+        return outcome
+
+    def prepared(self, group: dict[str, Any], p: Tensor, g: Tensor) -> Tensor:
+        """The gradient that the update is given."""
+        if group["max_grad_norm"] is not None and self.norm is not None:
+            factor = group["max_grad_norm"] / (self.norm + 1e-6)
+            g = g * (1.0 if factor > 1 else factor)
+        if group["max_grad_value"] is not None:
+            limit = group["max_grad_value"]
+            clamped = real(g).clamp(-limit, limit)
+            g = torch.view_as_complex(clamped) if g.is_complex() else clamped
+        if group["l1"]:
+            sign = real(p.detach()).sign() * (-group["l1"] if group["maximize"] else group["l1"])
+            g = g + (torch.view_as_complex(sign) if g.is_complex() else sign)
+        return g
+
+    def finish(
+        self,
+        updated: tuple[int, dict[str, Any], Tensor],
+        grad: Tensor,
+        unscaled: Tensor,
+        before: Tensor | None,
+    ) -> None:
+        index, group, p = updated
+        if group["ema_decay"] is not None:
+            state = self.optimizer.state[p]
+            if "ema" in state:
+                real(state["ema"]).lerp_(real(p.detach()), 1 - group["ema_decay"])
+            else:
+                state["ema"] = p.detach().clone()
+        if before is not None:
+            norms = [real(t).double().norm().item() for t in (unscaled, p.detach() - before, p)]
+            self.stats.append((index, *norms))
+        if group["clear_grads"]:
+            grad.zero_()
+        elif unscaled is not grad:
+            grad.copy_(unscaled)

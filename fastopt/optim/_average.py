@@ -1,0 +1,72 @@
+"""The averaged weights of an optimizer: reading them, then evaluating with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Averages(torch.optim.Optimizer):
+    """Mixin: what `ema_decay` is for."""
+
+    _swapped = False
+
+    def _averaged(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Every parameter with its average; None where it has had no step with `ema_decay` yet."""
+        params = [p for group in self.param_groups for p in group["params"]]
+        averages = [self.state[p].get("ema") if p in self.state else None for p in params]
+        on = any(group["ema_decay"] is not None for group in self.param_groups)
+        if not on and all(average is None for average in averages):
+            name = type(self).__name__
+            raise RuntimeError(
+                f"this {name} keeps no average of the weights: make it with {name}(..., "
+                "ema_decay=0.999), or set group['ema_decay'] in its param_groups"
+            )
+        return list(zip(params, averages, strict=True))
+
+    def ema_parameters(self) -> Iterator[Tensor]:
+        """The averaged weights, in the order of the parameters.
+
+        A parameter that has had no step yet stands for its own average. The tensors are the
+        optimizer's own (`state[p]["ema"]`), and go on changing with it.
+
+        Raises:
+            RuntimeError: no group has `ema_decay`, and no checkpoint brought averages.
+        """
+        return iter([p.detach() if ema is None else ema for p, ema in self._averaged()])
+
+    @contextmanager
+    def swap_ema(self) -> Iterator[None]:
+        """Evaluate with the averaged weights: `with optimizer.swap_ema(): evaluate(model)`.
+
+        Inside, each parameter's memory holds its average, and `state[p]["ema"]` the live weight;
+        afterwards, also after an exception, both are back bit for bit.
+
+        Raises:
+            RuntimeError: no group has `ema_decay`; the averages are swapped in already; or step()
+                is called inside.
+        """
+        pairs = [(p, ema) for p, ema in self._averaged() if ema is not None]
+        if self._swapped:
+            raise RuntimeError("swap_ema() inside swap_ema(): the averages are swapped in already")
+        done: list[tuple[Tensor, Tensor]] = []
+        self._swapped = True
+        try:
+            for pair in pairs:
+                _swap(*pair)
+                done.append(pair)
+            yield
+        finally:
+            for pair in done:
+                _swap(*pair)
+            self._swapped = False
+
+
+@torch.no_grad()
+def _swap(a: Tensor, b: Tensor) -> None:
+    kept = a.clone()
+    a.copy_(b)
+    b.copy_(kept)
