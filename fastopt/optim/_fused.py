@@ -151,15 +151,15 @@ class FusedStep(Averages):
 
     _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
 
+    _untraced_step = torch._disable_dynamo(_hooked_step)  # type: ignore[attr-defined]
+
     def step(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
-            for group in self.param_groups:
-                if own := [n for n, a in self._arguments.items() if group[n] != a.default]:
-                    raise RuntimeError(
-                        f"a compiled step() is torch's own, which lacks {own}; call step() outside "
-                        "torch.compile, or leave them out"
-                    )
-            return self._torch_step(*args, **kwargs)
+            # torch's own step can be traced; what it lacks runs outside the compiled graph.
+            own = any(
+                g[n] != a.default for g in self.param_groups for n, a in self._arguments.items()
+            )
+            return (self._untraced_step if own else self._torch_step)(*args, **kwargs)
         # torch wraps step() to run hooks and to open a profiler range, which costs more than a
         # small model's update. The same wrapper runs here whenever anybody listens; where a
         # subclass overrides step(), torch has wrapped that one.
