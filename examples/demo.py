@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.data import TensorDataset
 
 from . import lr_find, pictures, report
+from .composition import ARGUMENTS as PASSES
 from .data import load_digits
 from .options import QUICK_IMAGES, parser
 from .train import WARM_UP_STEPS, Settings, train_pair
@@ -87,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed=args.seed,
         schedule=args.schedule,
         augmentations=tuple(args.augment),
-        overrides={name: vars(args)[name] for name in ("lr", "weight_decay") if name in args},
+        overrides={
+            name: vars(args)[name] for name in ("lr", "weight_decay", *PASSES) if name in args
+        },
     )
     if settings.steps(train) <= WARM_UP_STEPS:
         command.error("one step in all, and the first is not timed: ask for more --epochs")

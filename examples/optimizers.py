@@ -17,6 +17,8 @@ from torch.optim.lr_scheduler import (
 
 import fastopt
 
+from . import composition
+
 # The order is that of every table and picture: the reference first.
 LIBRARIES: dict[str, ModuleType] = {"torch": torch.optim, "fastopt": fastopt}
 
@@ -56,8 +58,17 @@ def build(
     parameters: Iterable[nn.Parameter],
     overrides: Mapping[str, Any],
 ) -> Optimizer:
-    """The optimizer ``name`` of ``library``, with ``overrides`` of its arguments (lr, ...)."""
+    """The optimizer ``name`` of ``library``, with ``overrides`` of its arguments (lr, ...).
+
+    torch's classes lack the passes around the update; they are composed around those.
+    """
     choice = OPTIMIZERS[name]
     cls = getattr(LIBRARIES[library], choice.class_name)
-    optimizer: Optimizer = cls(parameters, **{**choice.arguments, **overrides})
-    return optimizer
+    arguments = {**choice.arguments, **overrides}
+    passes = {n: arguments.pop(n) for n in composition.ARGUMENTS if n in arguments}
+    if library == "fastopt":
+        ours: Optimizer = cls(parameters, **arguments, **passes)
+        return ours
+    theirs: Optimizer = cls(parameters, **arguments)
+    composition.attach(theirs, **passes)
+    return theirs

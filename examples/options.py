@@ -78,6 +78,23 @@ def parser() -> argparse.ArgumentParser:
         help="L2 penalty, torch's weight_decay; adamw takes it as its decoupled weight decay "
         + defaults("weight_decay"),
     )
+    add(
+        "--clip",
+        dest="max_grad_norm",
+        metavar="NORM",
+        type=float,
+        default=absent,
+        help="clip gradients to this L2 norm (default: no clipping)",
+    )
+    add("--l1", type=float, default=absent, help="L1 penalty (default: 0)")
+    add(
+        "--ema",
+        dest="ema_decay",
+        metavar="DECAY",
+        type=float,
+        default=absent,
+        help="test with an exponential moving average of the weights (default: no average)",
+    )
     add("--schedule", choices=list(SCHEDULES), default="cosine", help="learning-rate schedule")
     add(
         "--lr-find",

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import TensorDataset
 
+from .composition import averaged
 from .data import batches
 from .nets import NETS
 from .optimizers import LIBRARIES, SCHEDULES, build
@@ -80,9 +81,13 @@ class Learner:
 
     @torch.no_grad()
     def accuracy(self, data: TensorDataset) -> float:
-        """Share of ``data`` that the net classifies correctly, in [0, 1]."""
+        """Share of ``data`` that the net classifies correctly, in [0, 1].
+
+        With its averaged weights, where the optimizer keeps them.
+        """
         images, labels = data.tensors
-        return float((self.net(images).argmax(dim=1) == labels).double().mean())
+        with averaged(self.optimizer):
+            return float((self.net(images).argmax(dim=1) == labels).double().mean())
 
 
 def new_net(name: str, seed: int) -> nn.Module:

@@ -295,8 +295,11 @@ class Plan:
         """Step; `grad_scale` is for parameters on the CPU and for torch's path, `scaler` for
         Triton's.
         """
+        if self._fuses_passes and self._core is not None:
+            threads = torch.get_num_threads()
+            return self._core.step(optimizer.param_groups, optimizer.state, threads, grad_scale)
         self._composition = None
-        if self._fuses_passes or not any(map(passes_on, optimizer.param_groups)):
+        if not any(map(passes_on, optimizer.param_groups)):
             return self._update(optimizer, grad_scale, scaler)
         self._composition = Composition(optimizer, grad_scale)
         return self._composition.run(lambda: self._update(optimizer, None, NO_SCALER))

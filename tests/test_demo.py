@@ -1,5 +1,6 @@
 """The demo: its data and augmentation, its settings, then the whole of it through main()."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from itertools import combinations
@@ -13,6 +14,7 @@ import matplotlib.image
 import torch
 
 from examples import demo, lr_find, nets, report
+from examples.composition import averaged
 from examples.data import AUGMENTATIONS, DEFAULT_AUGMENTATIONS, augmented, batches, load_digits
 from examples.nets import NETS
 from examples.optimizers import LIBRARIES, OPTIMIZERS, SCHEDULES, build
@@ -141,6 +143,30 @@ def test_pair_starts_equal_and_learns(net: str) -> None:
     pair = report.measure(net, "adam", learners, test)
     assert pair.largest_loss_difference < GAPS[net]
     assert pair.control_loss_difference > 0.0, "the control starts elsewhere"
+
+
+def test_passes_around_the_update() -> None:
+    """Clipping, L1 and averages: composed around torch's optimizer, fused into fastopt's."""
+    train, test = load_digits(seed=0)
+    overrides = {"max_grad_norm": 0.5, "l1": 1e-4, "ema_decay": 0.9}
+    settings = Settings(2, 32, seed=0, schedule="none", augmentations=(), overrides=overrides)
+    learners = train_pair("mlp", "adam", settings, train, lambda: None)
+    pair = report.measure("mlp", "adam", learners, test)
+    assert pair.largest_loss_difference < GAPS["mlp"]
+    of = {library: run.test_accuracy for library, run in pair.libraries.items()}
+    assert of["torch"] == pytest.approx(of["fastopt"], abs=0.01)
+    for name in ("max_grad_norm", "l1"):
+        less = {k: v for k, v in overrides.items() if k != name}
+        other = train_pair(
+            "mlp", "adam", dataclasses.replace(settings, overrides=less), train, lambda: None
+        )
+        assert all(other[library].losses != learners[library].losses for library in LIBRARIES)
+    for library in LIBRARIES:
+        params = list(learners[library].net.parameters())
+        live = [p.detach().clone() for p in params]
+        with averaged(learners[library].optimizer):
+            assert not any(torch.equal(a, b) for a, b in zip(live, params, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(live, params, strict=True))
 
 
 def run(out: Path, *more: str) -> dict[str, Any]:

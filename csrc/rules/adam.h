@@ -58,7 +58,7 @@ struct Adam {
   struct Update {
     V decay, weight_decay, beta2, square_weight, root, reciprocal_root, step_size, eps, eps_in_sqrt;
     Lerp<V> lerp;
-    bool decays;
+    bool decays, roots_eps;
 
     explicit Update(const Scalars& s)
         : decay(splat<V>(s.decay)),
@@ -71,7 +71,8 @@ struct Adam {
           eps(splat<V>(s.eps)),
           eps_in_sqrt(splat<V>(s.eps_in_sqrt)),
           lerp(s.lerp_weight),
-          decays(s.weight_decay != 0) {}
+          decays(s.weight_decay != 0),
+          roots_eps(s.eps_in_sqrt != 0) {}
 
     void operator()(V& p, V g, V* state) const {
       V& exp_avg = state[0];
@@ -84,7 +85,8 @@ struct Adam {
       if constexpr (kAmsgrad) square = state[2] = maximum(state[2], exp_avg_sq);
       // eps under the root of the corrected square: sqrt(v / c + eps) = sqrt(v + eps * c) /
       // sqrt(c).
-      const V denom = divide(sqrt(square + eps_in_sqrt), root, reciprocal_root) + eps;
+      if (roots_eps) square += eps_in_sqrt;
+      const V denom = divide(sqrt(square), root, reciprocal_root) + eps;
       p -= step_size * exp_avg / denom;
     }
   };

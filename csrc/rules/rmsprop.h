@@ -56,7 +56,7 @@ struct Rmsprop {
   struct Update {
     V decay, lr, alpha, square_weight, eps, eps_in_sqrt, weight_decay, momentum;
     Lerp<V> lerp;
-    bool decays;
+    bool shrinks, decays, roots_eps;
 
     explicit Update(const Scalars& s)
         : decay(splat<V>(s.decay)),
@@ -68,11 +68,13 @@ struct Rmsprop {
           weight_decay(splat<V>(s.weight_decay)),
           momentum(splat<V>(s.momentum)),
           lerp(s.square_weight),
-          decays(s.weight_decay != 0) {}
+          shrinks(s.decay != 1),
+          decays(s.weight_decay != 0),
+          roots_eps(s.eps_in_sqrt != 0) {}
 
     void operator()(V& p, V g, V* state) const {
       V& square_avg = state[0];
-      p *= decay;  // exact unless decoupled: 1
+      if (shrinks) p *= decay;
       if (decays) g = fma(weight_decay, p, g);
       square_avg = fma(square_weight * g, g, alpha * square_avg);
       V variance = square_avg;
@@ -81,7 +83,8 @@ struct Rmsprop {
         grad_avg = lerp(grad_avg, g);
         variance = fma(-grad_avg, grad_avg, square_avg);
       }
-      const V denom = sqrt(variance + eps_in_sqrt) + eps;
+      if (roots_eps) variance += eps_in_sqrt;
+      const V denom = sqrt(variance) + eps;
       if constexpr (kMomentum) {
         V& buffer = state[1];
         buffer = momentum * buffer + g / denom;

@@ -50,7 +50,7 @@ struct Sgd {
   template <class V>
   struct Update {
     V decay, minus_lr, momentum, grad_weight, weight_decay;
-    bool decays, nesterov, first;
+    bool shrinks, decays, nesterov, first;
 
     explicit Update(const Scalars& s)
         : decay(splat<V>(s.decay)),
@@ -58,12 +58,13 @@ struct Sgd {
           momentum(splat<V>(s.momentum)),
           grad_weight(splat<V>(s.grad_weight)),
           weight_decay(splat<V>(s.weight_decay)),
+          shrinks(s.decay != 1),
           decays(s.weight_decay != 0),
           nesterov(s.nesterov != 0),
           first(s.first != 0) {}
 
     void operator()(V& p, V g, V* state) const {
-      p *= decay;  // exact unless decoupled: 1
+      if (shrinks) p *= decay;
       if (decays) g = fma(weight_decay, p, g);
       if constexpr (kMomentum) {
         V& buffer = state[0];

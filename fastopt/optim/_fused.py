@@ -21,6 +21,9 @@ from ._arguments import PASSES, Argument
 from ._average import Averages
 
 
+NO_PLAN = (-1, "there is no plan yet")
+
+
 class FusedStep(Averages):
     """Mixin before one of torch's optimizer classes: its update, done by fastopt's engine."""
 
@@ -85,15 +88,17 @@ class FusedStep(Averages):
                     return loss
                 if grad_scale is not None:
                     grad_scale = grad_scale.item()
-        outcome = None if plan is None else plan.step(self, grad_scale, scaler)
-        if plan is None or isinstance(outcome, tuple):
+        outcome = NO_PLAN if plan is None else plan.step(self, grad_scale, scaler)
+        if outcome is None:
+            return loss
+        if outcome != "skipped":
             self._plan = None
             plan = Plan(self)
             outcome = plan.first_step(self, grad_scale, scaler)
             self._last = plan
             if plan.lasting:
                 self._plan = plan
-        if outcome is not None:
+        if outcome == "skipped":
             self._skipped()
         return loss
 
