@@ -149,7 +149,6 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
 
   const View& p = views[0];
   const int reals = p.complex ? 2 : 1;
-  const int bytes = kElementBytes[int(p.dtype)];
   extents_.push_back(extent(p));
   if (passes.unscale || passes.clear_grads) extents_.push_back(extent(views[1]));
   if (p.numel == 0) return;

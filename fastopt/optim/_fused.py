@@ -20,7 +20,6 @@ from . import _arguments
 from ._arguments import PASSES, Argument
 from ._average import Averages
 
-
 NO_PLAN = (-1, "there is no plan yet")
 
 
