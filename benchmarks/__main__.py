@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import codegen, compare, cpu, curves, gpu, micro, peers, train
+from benchmarks import codegen, compare, cpu, curves, gpu, micro, peers, plot, report, train
 
 COMMANDS = {
     "cpu": cpu,
@@ -13,6 +13,8 @@ COMMANDS = {
     "curves": curves,
     "train": train,
     "micro": micro,
+    "plot": plot,
+    "report": report,
     "compare": compare,
     "codegen": codegen,
     "gpu": gpu,

@@ -10,15 +10,18 @@ from typing import Any
 
 import torch
 from rich.progress import track
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from benchmarks import plots, record
 from benchmarks.contestants import MAKERS, Maker
-from benchmarks.method import QUICK, Plan
+from benchmarks.method import QUICK, Plan, paired, spread
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
-from benchmarks.race import race
+from benchmarks.race import FLOOR, race
 from benchmarks.record import Record
 from benchmarks.shapes import Shape, numel
+from benchmarks.table import STYLES, new_table, ratio
 
 HELP = "time per element against elements, tensors, threads, instruction set; plots from the JSON"
 
@@ -135,6 +138,37 @@ def measure(
     }
 
 
+def table(found: Record) -> Table:
+    """A line a point: everybody's ns per element, and time over the floor's."""
+    names = list(dict.fromkeys(name for point in found["points"] for name in point["samples"]))
+    timed = [name for name in names if name != FLOOR]
+    columns = [("sweep", "left"), ("at", "right"), ("tensors", "right"), ("threads", "right")]
+    columns += [(f"{name} ns", "right") for name in names]
+    columns += [(f"{name} / floor", "right") for name in timed]
+    shown = new_table(found, columns, "ns per element, medians; time over the floor's")
+    for point in found["points"]:
+        samples = point["samples"]
+        shown.add_row(
+            point["sweep"],
+            f"{point['x']:,}",
+            f"{point['tensors']:,}",
+            str(point["threads"]),
+            *(
+                f"{spread(samples[name]).median * 1e9 / point['elements']:.3g}"
+                if name in samples
+                else Text("wrong" * (name in point["wrong"]), STYLES["wrong"])
+                for name in names
+            ),
+            *(
+                ratio(asdict(spread(paired(samples[name], samples[FLOOR]))))
+                if name in samples
+                else ""
+                for name in timed
+            ),
+        )
+    return shown
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m benchmarks curves`."""
     parser.add_argument("--algorithm", choices=ALGORITHMS, default="Adam")
@@ -167,6 +201,6 @@ def main(arguments: argparse.Namespace) -> int:
         ]
         record.save(arguments.out, result)
     saved = record.load(arguments.out, "curves")
-    for path in plots.curves(saved, arguments.out):
+    for path in plots.save(saved, arguments.out):
         print(path)
     return int(any(point["wrong"] for point in saved["points"]))

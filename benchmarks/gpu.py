@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from benchmarks import record
@@ -175,28 +177,30 @@ def assess(
     return row | {"verdict": "short" if missed else "ok"}
 
 
-def show(found: record.Record) -> None:
-    """The tables of a record."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    wrong = [row for row in found["parity"] if row.get("differing") != 0]
-    console.print(f"parity with the CPU engine: {len(found['parity'])} checks, {len(wrong)} failed")
-    for row in wrong:
-        console.print(row, highlight=False)
-    table = Table(title=found["device"]["name"], box=None)
+def table(found: record.Record) -> Table:
+    """A line a work: its ratio and bandwidth, each with its goal."""
+    shown = Table(title=found["device"]["name"], box=None)
     for name in ("work", "optimizer", "peer", "ratio", "goal", "of copy", "goal", ""):
-        table.add_column(name)
+        shown.add_column(name)
     for row in found["rows"]:
         ratio = row["ratio"]
         goal = "" if row["goal"] is None else f"{row['goal']:g}x"
         share = f"{row['bandwidth']:.0%}" if "bandwidth" in row else ""
         share_goal = "" if row["bandwidth_goal"] is None else f"{row['bandwidth_goal']:.0%}"
-        shown = f"{ratio['median']:.2f}x [{ratio['q1']:.2f}, {ratio['q3']:.2f}]"
-        cells = [row["work"], row["algorithm"], row["peer"], shown, goal]
-        table.add_row(*cells, share, share_goal, row["verdict"])
-    console.print(table)
+        reached = f"{ratio['median']:.2f}x [{ratio['q1']:.2f}, {ratio['q3']:.2f}]"
+        cells = [row["work"], row["algorithm"], row["peer"], reached, goal]
+        shown.add_row(*cells, share, share_goal, row["verdict"])
+    return shown
+
+
+def show(found: record.Record) -> None:
+    """What the parity checks found, then the table."""
+    console = Console()
+    wrong = [row for row in found["parity"] if row.get("differing") != 0]
+    console.print(f"parity with the CPU engine: {len(found['parity'])} checks, {len(wrong)} failed")
+    for row in wrong:
+        console.print(row, highlight=False)
+    console.print(table(found))
     console.print(f"{found['seconds']:.0f} s in all")
 
 

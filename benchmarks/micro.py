@@ -1,8 +1,8 @@
 """Kernels and parts of a step alone: conversions, rules, collection, threads, Python; the command.
 
 Each row races its contestants in turn, as everywhere, beside a `base` that tells how quick it
-could be or how much of the whole it is: a copy, a bare stream, the whole step. Kernels run on one
-thread, on every instruction set that the processor has.
+could be, a copy or a bare stream, or which no change here can move, a call of torch's own. Kernels
+run on one thread, on every instruction set that the processor has.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich import box
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks import contestants, profiling, record
 from benchmarks.cpu import NOISY
@@ -27,7 +25,7 @@ from benchmarks.method import QUICK, Plan, interleave, paired, spread
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 from benchmarks.record import Record
 from benchmarks.shapes import WORKS, Shape
-from benchmarks.table import PLAIN_WIDTH
+from benchmarks.table import STYLES, display, new_table, ratio
 
 HELP = "kernels and the parts of a step alone; --profile: where the time of whole steps goes"
 
@@ -120,21 +118,21 @@ def rule(elements: int, algorithm: str, dtype: str, passes: int) -> Bench:
 
 
 def collection(shapes: list[Shape]) -> Bench:
-    """What a step does before it writes, and the version counters, against the engine's step."""
+    """The engine's step and what it does before it writes, against a pass of torch's own."""
     from benchmarks.pieces import Pieces
 
     whole = Pieces(shapes, "Adam", threads=1)
     idle = Pieces([(1,)] * len(shapes), "Adam").drop_gradients()
     steps: dict[str, Step] = {
+        "torch's version counters": whole.bump_versions,
         "whole step": whole.engine,
         "plan checked, no gradients": idle.engine,
         ".grad of each": whole.read_grads,
         "parameters by DLPack": whole.read_params,
         "gradients by DLPack": whole.read_gradients,
         "states by DLPack": whole.read_states,
-        "version counters": whole.bump_versions,
     }
-    return Bench("parameter", len(shapes), "whole step", steps)
+    return Bench("parameter", len(shapes), "torch's version counters", steps)
 
 
 def region(threads: int) -> Bench:
@@ -147,11 +145,17 @@ def region(threads: int) -> Bench:
 
 
 def python() -> Bench:
-    """The Python around the engine: the step of a parameter without gradient, with and without."""
+    """What a step costs that has nothing to update; torch's own class is the base."""
     from benchmarks.pieces import Pieces
 
     idle = Pieces([(1,)], "Adam").drop_gradients()
-    return Bench("step", 1, "engine", {"engine": idle.engine, "optimizer.step": idle.step})
+    torchs = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    steps: dict[str, Step] = {
+        "torch.optim.Adam": torchs.step,
+        "engine alone": idle.engine,
+        "fastopt.Adam": idle.step,
+    }
+    return Bench("step", 1, "torch.optim.Adam", steps)
 
 
 def rows(threads: int, quick: bool) -> dict[str, Callable[[], Bench]]:
@@ -170,7 +174,7 @@ def rows(threads: int, quick: bool) -> dict[str, Callable[[], Bench]]:
     made["collect/1000x64"] = partial(collection, WORKS["1000x64"]()[: 10 if quick else None])
     if threads > 1:
         made["threads"] = partial(region, threads)
-    made["python"] = python
+    made["nothing to update"] = python
     return made
 
 
@@ -194,35 +198,40 @@ def run_row(name: str, make: Callable[[], Bench], plan: Plan, quick: bool = Fals
         for who, times in samples.items()
         if who != bench.base
     }
-    noisy = any(ratio.relative > NOISY for ratio in of_base.values())
+    noisy = any(over.relative > NOISY for over in of_base.values())
     return about | {
         "samples": samples,
         "verdict": "right" if quick else "noisy" if noisy else "ok",
         "times": {who: asdict(spread(times)) for who, times in samples.items()},
-        "of_base": {who: asdict(ratio) for who, ratio in of_base.items()},
+        "of_base": {who: asdict(over) for who, over in of_base.items()},
     }
+
+
+COLUMNS = (
+    ("row", "left"),
+    ("contestant", "left"),
+    ("ns", "right"),
+    ("per", "left"),
+    ("time / base", "right"),
+    ("", "left"),
+)
 
 
 def table(found: Record) -> Table:
     """A line a contestant; the base of each row first."""
-    shown = Table(box=box.SIMPLE, title="Kernels and parts of a step")
-    for name in ("row", "contestant", "ns", "per", "time / base", ""):
-        shown.add_column(name, justify="right" if name in ("ns", "time / base") else "left")
+    shown = new_table(found, COLUMNS, "base: what the others of its row are compared with")
     for row in found["rows"]:
+        verdict = Text(row["verdict"], STYLES[row["verdict"]])
         if row["verdict"] == "wrong":
-            shown.add_row(row["id"], ", ".join(row["wrong"]), "", "", "", "[bold red]wrong")
-            continue
-        for who, time in row["times"].items():
-            ratio = row["of_base"].get(who)
+            shown.add_row(row["id"], ", ".join(row["wrong"]), "", "", "", verdict)
+        for who, time in row.get("times", {}).items():
             shown.add_row(
                 row["id"] if who == row["base"] else "",
                 who,
                 f"{time['median'] * 1e9 / row['units']:,.3f}",
                 row["unit"],
-                f"{ratio['median']:.2f} [{ratio['q1']:.2f}, {ratio['q3']:.2f}]"
-                if ratio
-                else "base",
-                row["verdict"] if ratio else "",
+                ratio(row["of_base"][who]) if who in row["of_base"] else "base",
+                verdict if who in row["of_base"] else "",
             )
     return shown
 
@@ -260,12 +269,11 @@ def main(arguments: argparse.Namespace) -> int:
     result = record.header("micro", quick=arguments.quick, **asdict(plan))
     result["rows"] = []
     out = arguments.out or Path("build/benchmarks/micro.json")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
-    for name, make in track(made.items(), "micro", console=console, auto_refresh=False):
-        result["rows"].append(run_row(name, make, plan, arguments.quick))
-        record.save(out, result)
-    console.print(table(result))
+    with display(result, len(made), table) as shown:
+        for name, make in made.items():
+            shown.start(name)
+            result["rows"].append(run_row(name, make, plan, arguments.quick))
+            record.save(out, result)
+            shown.done()
     print(f"{out}: every sample")
     return int(any(row["verdict"] == "wrong" for row in result["rows"]))

@@ -16,15 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from benchmarks import contestants, record
 from benchmarks.method import Samples
 from benchmarks.record import Record
 from benchmarks.shapes import WORKS, Shape
+from benchmarks.table import display, new_table
 
 CASES = [(work, "Adam") for work in ("mlp", "1000x64", "resnet50", "1x64M")]
 
@@ -157,17 +155,16 @@ def parts(medians: Mapping[str, float]) -> list[Part]:
 def table(found: Record) -> Table:
     """A line a part, a column a case: microseconds and share of the step."""
     rows = found["rows"]
-    shown = Table(
-        box=box.SIMPLE,
-        title="Where a step's time goes: us and share of the step, medians, hot caches",
-        caption="alone: run by itself; in the step: read on the way; rest: what remains\n"
-        "cold caches: 32 MB were written between the steps",
-        caption_justify="left",
+    columns = [("part", "left"), *((row["id"], "right") for row in rows), ("measured", "left")]
+    shown = new_table(
+        found,
+        columns,
+        "microseconds and share of the step, medians, with hot caches; measured alone: run by "
+        "itself;\nin the step: read on the way; rest: what remains; cold caches: 32 MB were "
+        "written between steps",
     )
-    shown.add_column("part", no_wrap=True)
-    for row in rows:
-        shown.add_column(row["id"], justify="right", no_wrap=True)
-    shown.add_column("measured", no_wrap=True)
+    if not rows:
+        return shown
 
     def cells(seconds: list[float]) -> list[str]:
         return [
@@ -201,16 +198,15 @@ def main(arguments: argparse.Namespace) -> int:
     result = record.header("profile", quick=arguments.quick, budget=arguments.budget)
     result["rows"] = []
     out = arguments.out or Path("build/benchmarks/profile.json")
-    for work, algorithm in track(chosen, "profile", auto_refresh=False):
-        shapes = WORKS[work]()
-        if arguments.quick:
-            shapes = [(7,) for _ in shapes[:10]]
-        budget = 0.0 if arguments.quick else 2 * arguments.budget
-        result["rows"].append(measure(work, algorithm, shapes, budget))
-        record.save(out, result)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)
-    console.print(table(result))
+    with display(result, len(chosen), table) as shown:
+        for work, algorithm in chosen:
+            shown.start(f"{work}/{algorithm}")
+            shapes = WORKS[work]()
+            if arguments.quick:
+                shapes = [(7,) for _ in shapes[:10]]
+            budget = 0.0 if arguments.quick else 2 * arguments.budget
+            result["rows"].append(measure(work, algorithm, shapes, budget))
+            record.save(out, result)
+            shown.done()
     print(f"{out}: every sample")
     return 0

@@ -27,6 +27,7 @@ What a kind adds to its rows is told where they are made. `curves` calls its row
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -135,9 +136,21 @@ def save(path: Path, record: Record) -> None:
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def load(path: Path, kind: str) -> Record:
-    """Read a JSON file written by `save`; ValueError when it holds another kind."""
+def load(path: Path, kind: str | None = None) -> Record:
+    """Read a JSON file written by `save`; ValueError when it is none, or of another kind."""
     record: Record = json.loads(path.read_text())
-    if record.get("kind") != kind or record.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is not a {kind!r} record of schema {SCHEMA}")
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is not a record of schema {SCHEMA}")
+    if kind and record["kind"] != kind:
+        raise ValueError(f"{path} is a record of kind {record['kind']!r}, not {kind!r}")
     return record
+
+
+def saved(text: str) -> Path:
+    """For argparse: the path of a file that `load` can read."""
+    path = Path(text)
+    try:
+        load(path)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error}") from error
+    return path

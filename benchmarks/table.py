@@ -71,7 +71,9 @@ def _cells(row: Record) -> list[str | Text]:
     return [
         *about,
         microseconds(fast),
-        ", ".join([_short(row["peer"]), *(f"{_short(name)} wrong" for name in row["wrong"])]),
+        ", ".join(
+            [_short(row["peer"]), *(f"{_short(name)} wrong" for name in row.get("wrong", ()))]
+        ),
         microseconds(times[row["peer"]]["median"]),
         Text(ratio(row["ratio"]), STYLES["short"] if "ratio" in row["missed"] else ""),
         goal,

@@ -12,7 +12,7 @@ import torch
 from support import run_benchmarks
 from torch import Tensor
 
-from benchmarks import compare, contestants, cpu, curves, libraries, method, race, shapes
+from benchmarks import contestants, cpu, curves, libraries, method, race, shapes
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 
 KNOWN = {"gpt2": (148, 124_439_808), "resnet50": (161, 25_557_032), "vit-b16": (152, 86_567_656)}
@@ -258,39 +258,3 @@ def test_a_curve_over_instruction_sets_runs_each_and_restores_the_best() -> None
     (point,) = curves.by_isa(1, sizes=(100,))
     curves.measure(point, "Adam", "fp32", method.QUICK)
     assert _core.isa() == best
-
-
-def _record(median: float, spread: float, verdict: str = "ok") -> dict[str, Any]:
-    ratio = {"median": median, "q1": median - spread, "q3": median + spread}
-    return {
-        "kind": "cpu",
-        "schema": 1,
-        "machine": {"cpu": "x", "threads": 2},
-        "rows": [{"id": "mlp/Adam/fp32", "verdict": verdict, "ratio": ratio}],
-    }
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "moved"),
-    [
-        ((2.0, 0.1), (1.5, 0.1), True),
-        ((2.0, 0.1), (2.5, 0.1), True),
-        ((2.0, 0.3), (1.5, 0.3), False),  # the spreads meet
-        ((2.0, 0.01), (1.95, 0.01), False),  # apart, but by less than runs differ
-    ],
-)
-def test_moves_beyond_noise(
-    old: tuple[float, float], new: tuple[float, float], moved: bool
-) -> None:
-    (move,) = compare.moves(_record(*old), _record(*new))
-    assert move.beyond_noise is moved
-
-
-def test_compare_exits_1_on_a_regression_only(tmp_path: Path) -> None:
-    old, new = tmp_path / "old.json", tmp_path / "new.json"
-    old.write_text(json.dumps(_record(1.5, 0.1)))
-    new.write_text(json.dumps(_record(2.0, 0.1)))
-    assert "+33%" in run_benchmarks("compare", str(old), str(new))
-    assert "-25%" in run_benchmarks("compare", str(new), str(old), code=1)
-    new.write_text(json.dumps(_record(1.5, 0.1, verdict="wrong")))
-    assert "wrong result" in run_benchmarks("compare", str(old), str(new), code=1)

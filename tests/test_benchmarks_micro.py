@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support import run_benchmarks
 
 from benchmarks import micro, profiling
 from benchmarks.method import QUICK
 from fastopt import _core
 
-ROOT = Path(__file__).parent.parent
-
-
-def _run(*arguments: str) -> str:
-    command = [sys.executable, "-m", "benchmarks", "micro", *arguments]
-    environment = os.environ | {"COLUMNS": "200"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
 
 def test_quick_micro_checks_and_times_every_row(tmp_path: Path) -> None:
     out = tmp_path / "micro.json"
-    printed = _run("--quick", "--out", str(out))
+    printed = run_benchmarks("micro", "--quick", "--out", str(out))
     saved = json.loads(out.read_text())
     assert [row["id"] for row in saved["rows"]] == [*micro.rows(torch.get_num_threads(), True)]
     for row in saved["rows"]:
@@ -86,7 +72,7 @@ def test_parts_add_up_to_the_step() -> None:
 
 def test_quick_profile_takes_every_case_apart(tmp_path: Path) -> None:
     out = tmp_path / "profile.json"
-    printed = _run("--profile", "--quick", "--out", str(out))
+    printed = run_benchmarks("micro", "--profile", "--quick", "--out", str(out))
     rows = json.loads(out.read_text())["rows"]
     assert [row["id"] for row in rows] == ["/".join(case) for case in profiling.CASES]
     for row in rows:
