@@ -7,7 +7,7 @@ import torch
 import fastopt
 from fastopt import _core
 from fastopt.backends.triton import missing
-from fastopt.plan import BACKENDS, backend_setting
+from fastopt.routes import BACKENDS, backend_setting
 
 
 def main() -> None:

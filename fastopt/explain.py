@@ -10,7 +10,7 @@ import torch
 from . import _core
 from .backends.triton.slots import staged
 from .optim._fused import FusedStep
-from .plan import parameters, route
+from .routes import parameters, route
 
 
 @dataclass(frozen=True)

@@ -1,147 +1,24 @@
-"""A step's tensors: which path each parameter takes and why, new states, then the step itself."""
+"""A step's tensors: gradients made plain, new states, then the step itself."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from . import _core
-from .backends import triton
 from .backends.triton import Scaler
 from .backends.triton.slots import Changed
 from .composition import Composition, Outcome, Stats, passes_on
+from .routes import Route, name_of, parameters, routes_of
 
 if TYPE_CHECKING:
     from .backends.triton.launch import Launch
     from .optim._fused import FusedStep
 
-BACKENDS = ("auto", "cpu", "triton", "torch")
-DTYPES = tuple(getattr(torch, name) for name in _core.dtypes)
-PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 NO_SCALER = Scaler()
-
-
-@dataclass(frozen=True)
-class Route:
-    """The path of one parameter: `backend` is "cpu", "triton" or "torch"; `reason` says why.
-
-    `lasting` is False where the reason lies in this step's gradient and not in the parameter.
-    """
-
-    backend: str
-    reason: str
-    lasting: bool = True
-
-
-def backend_setting() -> str:
-    """FASTOPT_BACKEND: auto (default), cpu, triton or torch."""
-    setting = os.environ.get("FASTOPT_BACKEND", "auto")
-    if setting not in BACKENDS:
-        raise ValueError(
-            f"FASTOPT_BACKEND is {setting!r}; allowed: {', '.join(BACKENDS)}. "
-            "Unset it to let fastopt choose."
-        )
-    return setting
-
-
-def parameters(optimizer: FusedStep) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """(group, parameter), over all groups in order: the order of every index in messages."""
-    for group in optimizer.param_groups:
-        for param in group["params"]:
-            yield group, param
-
-
-def name_of(optimizer: FusedStep, index: int) -> str:
-    """The index-th parameter, by its name where the optimizer was given names."""
-    for i, group in enumerate(optimizer.param_groups):
-        if index < len(group["params"]):
-            place = f"param_groups[{i}]['params'][{index}]"
-            names = group.get("param_names")
-            return f"{names[index]!r} ({place})" if names else place
-        index -= len(group["params"])
-    raise IndexError(index)
-
-
-def route(optimizer: FusedStep, group: dict[str, Any], param: Tensor, index: int) -> Route:
-    """Decide the path of one parameter; raise where no path can take it."""
-    found = best_route(optimizer, group, param, index)
-    if found.backend == "torch" and group.get("eps_in_sqrt"):
-        raise RuntimeError(
-            f"eps_in_sqrt=True needs fastopt's own kernels, but parameter "
-            f"{name_of(optimizer, index)} takes torch's step ({found.reason}): mend that, or leave "
-            "eps_in_sqrt out. No parameter was changed"
-        )
-    return found
-
-
-def best_route(optimizer: FusedStep, group: dict[str, Any], param: Tensor, index: int) -> Route:
-    setting = backend_setting()
-    if setting == "torch":
-        return Route("torch", "FASTOPT_BACKEND=torch")
-    if group.get("differentiable"):
-        return Route("torch", "differentiable=True")
-    if type(param) not in PLAIN_TYPES:
-        return Route("torch", f"the parameter is a {type(param).__name__}, not a plain tensor")
-    backend, reason = backend_for(optimizer, setting, param.device, index)
-    if reason:
-        return Route("torch", reason)
-    if backend == "cpu" and group.get("capturable"):
-        return Route("torch", "capturable=True")
-    if param.layout != torch.strided or param.dtype not in DTYPES:
-        return Route("torch", f"no kernel for {param.dtype}, {param.layout}")
-    if param.is_conj() or param.is_neg():
-        return Route("torch", "the parameter is a lazy conjugate or negation")
-    return route_of_grad(optimizer, param.grad, index, backend)
-
-
-def backend_for(
-    optimizer: FusedStep, setting: str, device: torch.device, index: int
-) -> tuple[str, str]:
-    """The backend for a device, and why there is none."""
-    if device.type == "cpu" and setting != "triton":
-        return "cpu", ""
-    if setting == "cpu":
-        raise RuntimeError(
-            f"FASTOPT_BACKEND=cpu, but parameter {name_of(optimizer, index)} is on {device}: move "
-            "it to the CPU, or unset FASTOPT_BACKEND"
-        )
-    reason = "" if device.type in ("cpu", "cuda") else f"no backend for device type {device.type!r}"
-    reason = reason or triton.missing()
-    if not reason and triton.interpreted() != (device.type == "cpu"):
-        reason = (
-            "Triton runs on the CPU only under TRITON_INTERPRET=1"
-            if device.type == "cpu"
-            else "TRITON_INTERPRET=1 runs Triton on the CPU only"
-        )
-    if reason and setting == "triton":
-        raise RuntimeError(
-            f"FASTOPT_BACKEND=triton, but parameter {name_of(optimizer, index)} is on {device}: "
-            f"{reason}. Mend that, or unset FASTOPT_BACKEND"
-        )
-    return "triton", reason
-
-
-def route_of_grad(
-    optimizer: FusedStep, grad: Tensor | None, index: int, backend: str = "cpu"
-) -> Route:
-    if grad is None or (type(grad) in PLAIN_TYPES and grad.layout == torch.strided):
-        return Route(backend, "")
-    if type(grad) not in PLAIN_TYPES:
-        reason = f"the gradient is a {type(grad).__name__}, not a plain tensor"
-        return Route("torch", reason, lasting=False)
-    if optimizer._rule != "sgd":
-        raise RuntimeError(
-            f"{type(optimizer).__name__} does not support sparse gradients: parameter "
-            f"{name_of(optimizer, index)} has a gradient of layout {grad.layout}, allowed is "
-            "torch.strided; make it dense (sparse=False in its module), or use "
-            "torch.optim.SparseAdam for it. No parameter was changed"
-        )
-    return Route("torch", f"the gradient's layout is {grad.layout}", lasting=False)
 
 
 def resolve_gradients(optimizer: FusedStep, routes: list[Route]) -> None:
@@ -213,19 +90,6 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
     for param, created in new:
         optimizer.state[param].update(created)
     return NewStates(bytes(fresh), new)
-
-
-def routes_of(optimizer: FusedStep) -> list[Route]:
-    """The path of every parameter, over all groups in order."""
-    return [
-        route(optimizer, group, param, index)
-        for index, (group, param) in enumerate(parameters(optimizer))
-    ]
-
-
-def all_on_device(optimizer: FusedStep) -> bool:
-    """Whether the whole step runs on devices, so that no tensor need be read by the host."""
-    return all(r.backend == "triton" for r in routes_of(optimizer))
 
 
 def refusal(optimizer: FusedStep, index: int, reason: str) -> RuntimeError:

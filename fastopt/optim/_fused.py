@@ -15,7 +15,8 @@ import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..backends.triton import Scaler
-from ..plan import NO_SCALER, Plan, all_on_device, parameters
+from ..plan import NO_SCALER, Plan
+from ..routes import all_on_device, parameters
 from . import _arguments
 from ._arguments import PASSES, Argument
 from ._average import Averages
