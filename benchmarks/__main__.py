@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import codegen, compare, cpu, curves, gpu, micro, peers, plot, report, train
+from benchmarks import codegen, compare, cpu, curves, gpu, micro, peers, plot, report, tail, train
 
 COMMANDS = {
     "cpu": cpu,
     "peers": peers,
+    "tail": tail,
     "curves": curves,
     "train": train,
     "micro": micro,

@@ -79,7 +79,10 @@ def build(maker: Maker, problem: Problem, coarse: float | None = None) -> Contes
     for step in range(CHECK_STEPS):
         problem.set_grads(params, step)
         optimizer.step()
-    error = problem.error(params) if coarse is None else problem.deviation(params) / coarse
+    if coarse is None:
+        error = problem.judge(params, optimizer)
+    else:
+        error = problem.deviation(params) / coarse
     return Contestant(optimizer.step, error, _bytes(optimizer, problem))
 
 
@@ -108,7 +111,8 @@ def _leaves(tensor: Tensor) -> Iterator[Tensor]:
 def floor(problem: Problem, threads: int | None = None) -> Step:
     """The bare stream: one pass, in one parallel region, over the bytes a step moves.
 
-    The stream takes float32 only; what the bytes hold makes no difference to it.
+    Where the gradient must be read before the update, a pass over it alone comes first. The stream
+    takes float32 only; what the bytes hold makes no difference to it.
     """
     from fastopt import _core
 
@@ -116,4 +120,10 @@ def floor(problem: Problem, threads: int | None = None) -> Step:
     # Filled, not torch.zeros: pages that were never written are all one page of zeros in cache.
     flat = [torch.empty(floats).fill_(0.0) for _ in range(1 + problem.algorithm.updates)]
     team = threads or torch.get_num_threads()
-    return lambda: _core.stream(flat[:1], flat[1:], team)
+
+    def stream() -> None:
+        for _ in range(problem.algorithm.reads - 1):
+            _core.stream(flat[:1], [], team)
+        _core.stream(flat[:1], flat[1:], team)
+
+    return stream

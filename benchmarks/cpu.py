@@ -29,7 +29,7 @@ class Row:
     work: str
     algorithm: str
     dtype: str
-    against: str  # a key of PEERS
+    against: str  # a key of PEERS, or of tail.PEERS
     goal: float  # peer's time over fastopt's, at least
     floor_goal: float | None = None  # fastopt's time over the floor's, at most
 
@@ -105,13 +105,15 @@ def run_row(
     }
 
 
-def conclude(row: Row, outcome: Outcome, quick: bool) -> Record:
+def conclude(
+    row: Row, outcome: Outcome, quick: bool, peers: Mapping[str, Sequence[str]] = PEERS
+) -> Record:
     """Verdict, peer and ratios; of a row in which fastopt or every peer is wrong, the verdict."""
     times = {name: spread(samples) for name, samples in outcome.samples.items()}
-    peers = [name for name in PEERS[row.against] if name in times]
-    if "fastopt" not in times or not peers:
+    right = [name for name in peers[row.against] if name in times]
+    if "fastopt" not in times or not right:
         return {"verdict": "wrong", "wrong": outcome.wrong}
-    peer = min(peers, key=lambda name: times[name].median)
+    peer = min(right, key=lambda name: times[name].median)
     fast = outcome.samples["fastopt"]
     ratio = spread(paired(outcome.samples[peer], fast))
     floor_ratio = spread(paired(fast, outcome.samples[FLOOR]))

@@ -24,10 +24,11 @@ class Algorithm:
     cls: str
     options: Mapping[str, Any]
     updates: int  # tensors of the parameter's size read and written: itself and its states
+    reads: int = 1  # of the gradient; 2 where its norm must be known before the update
 
     def bytes_per_param(self, dtype: torch.dtype) -> int:
-        """Bytes moved per parameter: the gradient read once, every update read and written."""
-        return dtype.itemsize * (1 + 2 * self.updates)
+        """Bytes moved per parameter: the gradient read, every update read and written."""
+        return dtype.itemsize * (self.reads + 2 * self.updates)
 
 
 ALGORITHMS = {
@@ -98,9 +99,13 @@ class Problem:
         make = getattr(torch.optim, self.algorithm.cls)
         optimizer = make([weight], **self.algorithm.options, foreach=False)
         for step in range(CHECK_STEPS):
-            weight.grad = self.grads.double().roll(-step * GRADIENT_SHIFT)
+            weight.grad = self.gradient(step).double()
             optimizer.step()
         return weight.detach()
+
+    def gradient(self, step: int) -> Tensor:
+        """One period of the gradient of check step `step`."""
+        return self.grads.roll(-step * GRADIENT_SHIFT)
 
     def new_params(self) -> list[Tensor]:
         """Fresh parameters with fresh gradients, the values of step 0."""
@@ -114,7 +119,7 @@ class Problem:
     def set_grads(self, params: Sequence[Tensor], step: int) -> None:
         """Give every parameter the gradient of check step `step`, in place."""
         grads = [param.grad for param in params if param.grad is not None]
-        self._fill(grads, self.grads.roll(-step * GRADIENT_SHIFT))
+        self._fill(grads, self.gradient(step))
 
     def _fill(self, tensors: Sequence[Tensor], values: Tensor) -> None:
         for chunk, start in self._chunks(tensors):
@@ -141,13 +146,17 @@ class Problem:
         update = self.expected - self.params.double()
         return float((squares / self.elements / update.square().mean()).sqrt())
 
-    def error(self, params: Sequence[Tensor]) -> float:
-        """Worst error of `params` after CHECK_STEPS, in tolerances: at most 1 is right."""
+    def judge(self, params: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> float:
+        """Worst error of all results after CHECK_STEPS, in tolerances: at most 1 is right."""
+        return self.error(params, self.expected)
+
+    def error(self, params: Sequence[Tensor], expected: Tensor) -> float:
+        """Worst error of tensors that should hold `expected`, one period, in tolerances."""
         rtol, atol = TOLERANCES[self.dtype]
-        allowed = atol + rtol * self.expected.abs()
+        allowed = atol + rtol * expected.abs()
         worst = torch.zeros((), dtype=torch.float64)
         for chunk, start in self._chunks(params):
             part = slice(start, start + chunk.numel())
-            error = (chunk.double() - self.expected[part]).abs() / allowed[part]
+            error = (chunk.double() - expected[part]).abs() / allowed[part]
             worst = torch.maximum(worst, error.max())  # maximum, unlike max(), keeps NaN
         return float(worst)

@@ -1,0 +1,46 @@
+"""The benchmark of the fused tail: torch's own passes are right, a missing pass is seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import run_benchmarks
+from torch import Tensor
+
+from benchmarks import contestants, method, tail
+from benchmarks.problem import DTYPES
+
+SHAPES = [(257,), (33, 5)]
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_torchs_passes_are_right(foreach: bool) -> None:
+    problem = tail.Tail(SHAPES, tail.AVERAGED, DTYPES["fp32"])
+    assert contestants.build(tail.composition(foreach), problem).error <= 1
+
+
+@pytest.mark.parametrize("missing", ["max_grad_norm", "ema_decay"])
+def test_a_missing_pass_is_wrong(missing: str) -> None:
+    def make(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        off = {"max_grad_norm": torch.inf, "ema_decay": 0.5}[missing]
+        return tail.composition(True)(cls, params, {**options, missing: off})
+
+    problem = tail.Tail(SHAPES, tail.AVERAGED, DTYPES["fp32"])
+    assert contestants.build(make, problem).error > 1
+    row = tail.Row("mlp", "clip+AdamW+EMA", "fp32", "passes", 1.0)
+    passes = tail.ENTRANTS["passes"] | {"fastopt": make}
+    result = tail.run_row(row, method.QUICK, True, {"passes": passes})
+    assert (result["verdict"], result["wrong"]) == ("wrong", ["fastopt"])
+
+
+def test_quick_tail_checks_every_row(tmp_path: Path) -> None:
+    out = tmp_path / "tail.json"
+    run_benchmarks("tail", "--quick", "--out", str(out))
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["id"] for row in rows] == [row.id for row in tail.ROWS]
+    assert {row["verdict"] for row in rows} == {"right"}
