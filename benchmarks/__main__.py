@@ -1,13 +1,31 @@
-"""`python -m benchmarks COMMAND`: one command per module, each with add_arguments and main."""
+"""`python -m benchmarks COMMAND`: one command per module, each with add_arguments and main.
+
+Without a command it is `all`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from benchmarks import codegen, compare, cpu, curves, gpu, micro, peers, plot, report, tail, train
+from benchmarks import (
+    codegen,
+    compare,
+    cpu,
+    curves,
+    everything,
+    gpu,
+    markdown,
+    micro,
+    peers,
+    plot,
+    report,
+    tail,
+    train,
+)
 
 COMMANDS = {
+    "all": everything,
     "cpu": cpu,
     "peers": peers,
     "tail": tail,
@@ -16,6 +34,7 @@ COMMANDS = {
     "micro": micro,
     "plot": plot,
     "report": report,
+    "markdown": markdown,
     "compare": compare,
     "codegen": codegen,
     "gpu": gpu,
@@ -34,7 +53,7 @@ def main() -> int:
         module.add_arguments(
             commands.add_parser(name, help=module.HELP, description=module.HELP + ".")
         )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(sys.argv[1:] or ["all"])
     code: int = COMMANDS[arguments.command].main(arguments)
     return code
 

@@ -29,6 +29,7 @@ HELP = "one self-contained HTML page of saved records: tables, pictures, machine
 
 TABLES: dict[str, Callable[[Record], Table]] = {
     "cpu": cpu_table.table,
+    "tail": cpu_table.table,
     "peers": peers.table,
     "curves": curves.table,
     "train": train.table,

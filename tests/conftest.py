@@ -7,10 +7,11 @@ Triton backend, on CPU tensors; `make test` does so after everything else.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from support import ON_TRITON, UNITS, Case, discover
+from support import ON_TRITON, UNITS, Case, discover, run_benchmarks
 
 from fastopt import _core
 
@@ -59,3 +60,10 @@ def isa(request: pytest.FixtureRequest, settings: None) -> str:
     _core.select_isa(request.param)
     assert _core.isa() == request.param
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def quick_benchmarks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder that `python -m benchmarks all --quick` writes, run once, and what it printed."""
+    folder = tmp_path_factory.mktemp("benchmarks") / "made"
+    return folder, run_benchmarks("all", "--quick", "--out", str(folder))

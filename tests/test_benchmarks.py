@@ -12,7 +12,17 @@ import torch
 from support import run_benchmarks
 from torch import Tensor
 
-from benchmarks import contestants, cpu, curves, libraries, method, race, shapes
+from benchmarks import (
+    contestants,
+    cpu,
+    curves,
+    everything,
+    libraries,
+    markdown,
+    method,
+    race,
+    shapes,
+)
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 
 KNOWN = {"gpt2": (148, 124_439_808), "resnet50": (161, 25_557_032), "vit-b16": (152, 86_567_656)}
@@ -112,11 +122,9 @@ def test_a_wrong_optimizer_is_reported_wrong_and_not_timed(
     assert "fastopt" not in result["samples"]
 
 
-def test_quick_table_writes_every_sample(tmp_path: Path) -> None:
-    pytest.importorskip("fastopt")
-    out = tmp_path / "made" / "cpu.json"
-    printed = run_benchmarks("cpu", "--quick", "--out", str(out))
-    saved = json.loads(out.read_text())
+def test_quick_table_writes_every_sample(quick_benchmarks: tuple[Path, str]) -> None:
+    folder, printed = quick_benchmarks
+    saved = json.loads((folder / "cpu.json").read_text())
     assert [row["id"] for row in saved["rows"]] == [row.id for row in cpu.ROWS]
     for row in saved["rows"]:
         assert row["id"] in printed
@@ -196,16 +204,40 @@ def test_a_coarse_result_is_judged_by_its_mean_error(off: float, right: bool) ->
     assert contestants.build(make, problem).error > 1
 
 
-def test_quick_peers_name_everybody(tmp_path: Path) -> None:
-    out = tmp_path / "peers.json"
-    printed = run_benchmarks("peers", "--quick", "--out", str(out))
-    for row in json.loads(out.read_text())["rows"]:
+def test_quick_peers_name_everybody(quick_benchmarks: tuple[Path, str]) -> None:
+    folder, printed = quick_benchmarks
+    for row in json.loads((folder / "peers.json").read_text())["rows"]:
         timed = row["samples"].keys() - {"floor"}
         assert timed >= {"fastopt", "torch.default", "torch.foreach"}
         named = timed | {*row["absent"]} | {*row["wrong"]}
         assert named == libraries.LIBRARIES.keys() | libraries.GPU_ONLY.keys()
         assert row["bytes"]["fastopt"] == row["bytes_per_param"]
         assert all(name in printed for name in named)
+
+
+def test_all_writes_everything_that_the_readme_is_made_from(
+    quick_benchmarks: tuple[Path, str],
+) -> None:
+    folder, printed = quick_benchmarks
+    written = {path.name for path in folder.iterdir()}
+    assert written >= {f"{name}.json" for name in everything.MEASUREMENTS}
+    assert written >= {"report.html", "tables.md"}
+    assert any(name.endswith(".png") for name in written)
+    tables = (folder / "tables.md").read_text()
+    assert tables in printed
+    for row in cpu.ROWS:
+        assert f"| {row.work} | {row.algorithm}, {row.dtype} |" in tables
+
+
+def test_markdown_is_bold_below_a_goal_and_names_the_wrong() -> None:
+    row = cpu.Row("mlp", "Adam", "fp32", "any", goal=2.0, floor_goal=1.1)
+    samples = {"fastopt": [1.0], "torch.default": [1.5], "torch.fused": [1.8], "floor": [0.5]}
+    errors = {"fastopt": 0.5, "torch.foreach": 7.0}
+    result = cpu.conclude(row, race.Outcome(errors, samples), quick=False)
+    about = {"work": "mlp", "algorithm": "Adam", "dtype": "fp32", "goal": 2.0}
+    *_, line = markdown.goals({"rows": [about | result]})
+    assert "torch.default | **1.50x** [1.50, 1.50] | 2x | **2.00** |" in line
+    assert line.endswith("| short; torch.foreach is wrong |")
 
 
 def test_list_and_only() -> None:
@@ -217,19 +249,12 @@ def test_list_and_only() -> None:
     run_benchmarks("cpu", "--only", "nothing", code=1)
 
 
-def test_quick_curves_write_points_and_plots(tmp_path: Path) -> None:
+def test_quick_curves_have_every_sweep(quick_benchmarks: tuple[Path, str]) -> None:
     _core = pytest.importorskip("fastopt")._core
-    out = tmp_path / "curves.json"
-    run_benchmarks("curves", "--quick", "--out", str(out))
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "curves.json",
-        "curves-elements.png",
-        "curves-tensors.png",
-        "curves-threads.png",
-        "curves-isa.png",
-    }
+    points = json.loads((quick_benchmarks[0] / "curves.json").read_text())["points"]
+    assert {point["sweep"] for point in points} == {"elements", "tensors", "threads", "isa"}
     isas = {f"fastopt.{isa}" for isa in _core.supported_isas()}
-    for point in json.loads(out.read_text())["points"]:
+    for point in points:
         ours = isas if point["sweep"] == "isa" else {"fastopt"}
         assert point["samples"].keys() == ours | {"torch.fused", "floor"}
 

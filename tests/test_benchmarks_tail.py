@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from support import run_benchmarks
 from torch import Tensor
 
 from benchmarks import contestants, method, tail
@@ -38,9 +37,8 @@ def test_a_missing_pass_is_wrong(missing: str) -> None:
     assert (result["verdict"], result["wrong"]) == ("wrong", ["fastopt"])
 
 
-def test_quick_tail_checks_every_row(tmp_path: Path) -> None:
-    out = tmp_path / "tail.json"
-    run_benchmarks("tail", "--quick", "--out", str(out))
-    rows = json.loads(out.read_text())["rows"]
+def test_quick_tail_checks_every_row(quick_benchmarks: tuple[Path, str]) -> None:
+    folder, _ = quick_benchmarks
+    rows = json.loads((folder / "tail.json").read_text())["rows"]
     assert [row["id"] for row in rows] == [row.id for row in tail.ROWS]
     assert {row["verdict"] for row in rows} == {"right"}

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from support import run_benchmarks
 from torch import Tensor
 
 from benchmarks import contestants, text, train
@@ -71,10 +70,9 @@ def test_a_training_with_other_losses_is_wrong(wrong: type[torch.optim.Optimizer
     assert "fastopt" not in result["samples"]
 
 
-def test_quick_trainings_write_both_parts_of_every_step(tmp_path: Path) -> None:
-    out = tmp_path / "train.json"
-    printed = run_benchmarks("train", "--quick", "--out", str(out))
-    rows = json.loads(out.read_text())["rows"]
+def test_quick_trainings_write_both_parts_of_every_step(quick_benchmarks: tuple[Path, str]) -> None:
+    folder, printed = quick_benchmarks
+    rows = json.loads((folder / "train.json").read_text())["rows"]
     assert [row["id"] for row in rows] == [row.id for row in train.ROWS]
     for row in rows:
         assert row["verdict"] == "right"

@@ -1,0 +1,62 @@
+"""Everything in one go, each command in a process of its own: what runs, then the command.
+
+The folder it writes is what the README and the report are made from: a JSON file a command, the
+pictures, report.html, and tables.md for the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+HELP = "every measurement, its JSON, the pictures, the report, the README's tables"
+
+# With their options, sized so that `make bench` ends within 15 minutes on 2 cores.
+MEASUREMENTS: dict[str, list[str]] = {
+    "cpu": ["--budget", "2"],
+    "tail": ["--budget", "2"],
+    "curves": [],
+    "train": [],
+    "peers": [],
+    "micro": ["--budget", "0.5"],
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m benchmarks all`."""
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny tensors: proves that all works, no more"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="the folder")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run all; 1 if any part failed or found a wrong result. The others still run."""
+    console = Console()
+    failed = []
+    saved = []
+    began = time.monotonic()
+
+    def run(name: str, *options: str) -> None:
+        console.rule(f"{name}, {time.monotonic() - began:.0f} s")
+        command = [sys.executable, "-m", "benchmarks", name, *options]
+        if subprocess.run(command, check=False).returncode:
+            failed.append(name)
+
+    for name, options in MEASUREMENTS.items():
+        out = arguments.out / f"{name}.json"
+        run(name, *(["--quick"] if arguments.quick else options), "--out", str(out))
+        if out.exists():
+            saved.append(str(out))
+    run("report", *saved, "--out", str(arguments.out / "report.html"))
+    run("plot", *saved)
+    run("markdown", *saved, "--out", str(arguments.out / "tables.md"))
+    console.rule(f"{time.monotonic() - began:.0f} s in all")
+    if failed:
+        console.print(f"failed or wrong: {', '.join(failed)}")
+    return int(bool(failed))
