@@ -99,8 +99,10 @@ def with_isa(make: Maker, isa: str) -> Maker:
         step = optimizer.step
 
         def selected() -> None:
+            best = _core.isa()
             _core.select_isa(isa)
             step()
+            _core.select_isa(best)  # the floor runs with it
 
         optimizer.step = selected  # type: ignore[method-assign, assignment]
         return optimizer
@@ -112,9 +114,7 @@ def measure(
     point: Point, algorithm: str, dtype: str, plan: Plan, makers: Mapping[str, Maker] = MAKERS
 ) -> Record:
     """Check and time one point."""
-    from fastopt import _core
-
-    before, best = torch.get_num_threads(), _core.isa()
+    before = torch.get_num_threads()
     torch.set_num_threads(point.threads)
     try:
         problem = Problem(point.shapes, ALGORITHMS[algorithm], DTYPES[dtype])
@@ -125,7 +125,6 @@ def measure(
         outcome = race(problem, names, plan, makers)
     finally:
         torch.set_num_threads(before)
-        _core.select_isa(best)
     return {
         "sweep": point.sweep,
         "x": point.x,
