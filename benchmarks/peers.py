@@ -130,7 +130,7 @@ def _cells(row: Record) -> Iterator[list[str | Text]]:
             f"{row['bytes'][name]:.4g}",
             microseconds(times[name]["median"]),
             ratio(row["ratios"][name]) if name in row["ratios"] else "1x",
-            f"within {row['coarse'][name]:.0%} of the update" if name in row["coarse"] else "",
+            f"within {row['coarse'][name] * 100:g}% of the update" if name in row["coarse"] else "",
         ]
     for name in row["wrong"]:
         error = Text(f"wrong: {row['errors'][name]:.3g} tolerances off", STYLES["wrong"])
