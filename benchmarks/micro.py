@@ -1,4 +1,4 @@
-"""Kernels and parts of a step alone: conversions, rules, collection, threads, Python; the command.
+"""Kernels and parts of a step alone: conversions, rules, norm, collection, threads, Python.
 
 Each row races its contestants in turn, as everywhere, beside a `base` that tells how quick it
 could be, a copy or a bare stream, or which no change here can move, a call of torch's own. Kernels
@@ -117,6 +117,30 @@ def rule(elements: int, algorithm: str, dtype: str, passes: int) -> Bench:
     return Bench("element", elements * passes, "stream", steps, errors)
 
 
+def norm(elements: int, passes: int) -> Bench:
+    """The sums of squares that the norm of a float32 gradient is made of, against reading it."""
+    from fastopt import _core
+    from fastopt.rules import passes as reference
+
+    best = _core.isa()
+    numbers = torch.randn(elements, generator=torch.Generator().manual_seed(0))
+    tensor = numbers.numpy()
+    expected = reference.halve(reference.blocks(tensor.astype(np.float64) ** 2))
+    padded = torch.zeros(-(-elements // 64) * 64)  # the stream leaves a tail out
+
+    def read() -> None:
+        for _ in range(passes):
+            _core.stream([padded], [], 1)
+
+    steps: dict[str, Step] = {"read": _on(best, read)}
+    errors = {}
+    for isa in _core.supported_isas():
+        _core.select_isa(isa)
+        errors[isa] = 2.0 * int((_core.square_sums(tensor) != expected).sum())
+        steps[isa] = _on(isa, lambda: [_core.square_sums(tensor) for _ in range(passes)])
+    return Bench("element", elements * passes, "read", steps, errors)
+
+
 def collection(shapes: list[Shape]) -> Bench:
     """The engine's step and what it does before it writes, against a pass of torch's own."""
     from benchmarks.pieces import Pieces
@@ -171,6 +195,7 @@ def rows(threads: int, quick: bool) -> dict[str, Callable[[], Bench]]:
                 made[f"rule/{algorithm}/{dtype}/{place}"] = partial(
                     rule, elements, algorithm, dtype, passes
                 )
+        made[f"norm/{place}"] = partial(norm, elements, passes)
     made["collect/1000x64"] = partial(collection, WORKS["1000x64"]()[: 10 if quick else None])
     if threads > 1:
         made["threads"] = partial(region, threads)

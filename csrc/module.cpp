@@ -129,6 +129,15 @@ void register_probes(py::module_& m) {
         return out;
       },
       "dtype"_a, "values"_a);
+  m.def(
+      "square_sums",
+      [](const Floats& in) {
+        py::array_t<double> out((in.size() + kNormBlock - 1) / kNormBlock);
+        kernels().square_sums[int(Dtype::float32)](reinterpret_cast<const char*>(in.data()),
+                                                   in.size(), out.mutable_data());
+        return out;
+      },
+      "values"_a);
 }
 
 }  // namespace

@@ -45,22 +45,37 @@ inline double halve(double* sum, int64_t size) {
   return sum[0];
 }
 
-// The sum of squares of one block, see kNormBlock. It asks for the next one as it goes: the norm of
-// 100 gradients of 256x256 took 1.96 ms on one thread without, 0.70 ms with.
+// The squares of the vector at `i`, of which `count` numbers exist.
+template <class E>
+inline void load_squares(const E* numbers, int64_t i, int64_t count, F64* squares) {
+  const int64_t left = count - i;
+  const Compute<E> x = left >= kLanes<E> ? Full::load(numbers + i)
+                       : left > 0        ? Partial{left}.load(numbers + i)
+                                         : Compute<E>{};
+  each_square(x, [&](int k, F64 square) { squares[k] = square; });
+}
+
+// The sum of squares of one block, see kNormBlock. The first two halvings happen in registers. It
+// asks for the next block as it goes: the norm of 100 gradients of 256x256 took 1.96 ms on one
+// thread without, 0.70 ms with.
 template <class E>
 double block_square_sum(const E* numbers, int64_t count) {
-  alignas(64) double sum[kNormBlock];
-  int64_t size = kLanes32;
-  while (size < count) size *= 2;
-  for (int64_t i = 0; i < size; i += kLanes<E>) {
-    __builtin_prefetch(numbers + i + kNormBlock);
-    const int64_t left = count - i;
-    const Compute<E> x = left >= kLanes<E> ? Full::load(numbers + i)
-                         : left > 0        ? Partial{left}.load(numbers + i)
-                                           : Compute<E>{};
-    each_square(x, [&](int k, F64 squares) { store_doubles(sum + i + k * kLanes64, squares); });
+  alignas(64) double sum[kNormBlock / 4];
+  int64_t quarter = kLanes32;
+  while (4 * quarter < count) quarter *= 2;
+  for (int64_t i = 0; i < quarter; i += kLanes<E>) {
+    F64 squares[4][2];
+    for (int part = 0; part < 4; ++part) {
+      const int64_t at = part * quarter + i;
+      __builtin_prefetch(numbers + at + kNormBlock);
+      load_squares(numbers, at, count, squares[part]);
+    }
+    for (int k = 0; k < kLanes<E> / kLanes64; ++k) {
+      store_doubles(sum + i + k * kLanes64,
+                    (squares[0][k] + squares[2][k]) + (squares[1][k] + squares[3][k]));
+    }
   }
-  return halve(sum, size);
+  return halve(sum, quarter);
 }
 
 // A running sum of squares, by an element's place modulo 16: no vector width shows in it.
