@@ -126,6 +126,11 @@ ENTRANTS: dict[str, dict[str, Maker]] = {
     },
     "plain": {"fastopt": _observed, "fastopt.plain": MAKERS["fastopt"]},
 }
+# torch sums a norm in float32: GPT-2's largest gradient comes out 0.24 % too small here, and AdamW's
+# update, after it was clipped, 0.016 % off (root mean square over the update's; without clipping it
+# would be 21 %). That is slow and right; fastopt, which sums in double, is held to every element.
+NORM_ERROR = 0.001
+COARSE = dict.fromkeys(("torch.passes", "torch.passes, for-loop"), NORM_ERROR)
 PEERS = {against: tuple(makers)[1:] for against, makers in ENTRANTS.items()}
 
 GOALS = {"gpt2": 1.35, "resnet50": 1.5, "100x256x256": 1.8, "1000x64": 20.0}
@@ -152,7 +157,7 @@ def run_row(
         problem: Problem = Tail(shapes, AVERAGED, dtype)
     else:
         problem = Problem(shapes, ALGORITHMS["AdamW"], dtype)
-    outcome = race(problem, ["fastopt", *PEERS[row.against]], plan, entrants[row.against])
+    outcome = race(problem, ["fastopt", *PEERS[row.against]], plan, entrants[row.against], COARSE)
     return {
         "id": row.id,
         **asdict(row),
