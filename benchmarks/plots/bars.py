@@ -43,7 +43,7 @@ def speedup(record: Record, theme: Theme) -> Figure | None:
         + [row["goal"] for row in rows if row.get("goal")]
     )
     low = min([0.8] + [ratio["q1"] / 1.2 for ratio in ratios if ratio])
-    axes.set(xscale="log", xlim=(low, top * 8))
+    axes.set(xscale="log", xlim=(low, top * 16))
     for y, (row, ratio) in enumerate(zip(rows, ratios, strict=True)):
         colour = verdict_colour(row["verdict"], theme)
         goal = row.get("goal")
