@@ -1,7 +1,8 @@
 """What the Triton kernel compiles to, without a GPU: targets, cases, compiling, checks, table.
 
-Every rule, variant and dtype is compiled for every target, with and without GradScaler's part, and
-what comes out is read: accesses in the assembly, registers and spills as the assembler counts them.
+Every rule, variant and dtype is compiled for every target, with and without GradScaler's part and
+the passes around the update, and so are the kernels of the norm. What comes out is read: accesses
+in the assembly, registers and spills as the assembler counts them.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Any
 
 HELP = "compile every Triton kernel for every GPU target and check its code; needs no GPU"
 
-# One case in so many; prime to the eight of dtypes and GradScaler, so that all of those occur.
-QUICK = 7
+# One case in so many; prime to the sixteen of dtypes and kinds, so that all of those occur.
+QUICK = 13
 ITEM_BYTES = {"fp32": 4, "fp64": 8, "bf16": 2, "fp16": 2}
 # From the first byte asked for until it is there, under load: between 0.6 and 0.9 us are published
 # for these devices; not measured here.
@@ -62,6 +63,25 @@ TARGETS = [
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What a kernel does beside its rule: GradScaler's part, then the passes it has."""
+
+    scaler: int = 0
+    passes: tuple[str, ...] = ()
+
+    def has(self, name: str) -> bool:
+        return name in self.passes
+
+    def __str__(self) -> str:
+        return f"scaler {self.scaler}, passes {', '.join(self.passes) or 'none'}"
+
+
+ALL_PASSES = ("PREPARES", "AVERAGES", "CLEARS", "TRACKS")
+KINDS = [Kind(), Kind(2), Kind(2, ALL_PASSES[:3]), Kind(2, ALL_PASSES)]
+NORM = "norm"  # in place of a rule: the kernel that sums the squares of a gradient's blocks
+
+
+@dataclass(frozen=True)
 class Case:
     """One kernel to compile."""
 
@@ -69,7 +89,7 @@ class Case:
     rule: str
     variant: int
     dtype: str
-    scaler: int
+    kind: Kind = KINDS[0]
 
 
 @dataclass
@@ -85,59 +105,77 @@ class Code:
 
 
 def cases(targets: list[Target]) -> list[Case]:
-    """Every rule, variant, dtype, and GradScaler's part off and on, for these targets."""
+    """Every rule, variant, dtype and kind for these targets; then the norm."""
     from fastopt import _core
 
-    return [
-        Case(target, rule, variant, dtype, scaler)
+    updates = [
+        Case(target, rule, variant, dtype, kind)
         for target in targets
         for rule in _core.rules()
-        for variant, dtype, scaler in itertools.product(
-            range(len(_core.variants(rule))), ITEM_BYTES, (0, 2)
+        for variant, dtype, kind in itertools.product(
+            range(len(_core.variants(rule))), ITEM_BYTES, KINDS
         )
     ]
+    return updates + [Case(target, NORM, 0, dtype) for target in targets for dtype in ITEM_BYTES]
 
 
-def compile_case(case: Case) -> tuple[Any, int]:
-    """The compiled kernel, exactly as a launch would ask for it, and its number of states."""
+def state_count(case: Case) -> int:
+    from fastopt import _core
+
+    return 0 if case.rule == NORM else len(_core.variants(case.rule)[case.variant])
+
+
+def compile_case(case: Case) -> Any:
+    """The compiled kernel, exactly as a launch would ask for it."""
     import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     from fastopt import _core
-    from fastopt.backends.triton import bucket, kernel
+    from fastopt.backends.triton import bucket, kernel, norm
+    from fastopt.backends.triton.calls import options
+    from fastopt.backends.triton.passes import Switches
     from fastopt.backends.triton.rules import RULES
 
     elements = {"fp32": tl.float32, "fp64": tl.float64, "bf16": tl.bfloat16, "fp16": tl.float16}
     compute = "fp64" if case.dtype == "fp64" else "fp32"
-    states = len(_core.variants(case.rule)[case.variant])
-    tile = bucket.TILES[ITEM_BYTES[case.dtype]]
-    constants = {
-        "RULE": RULES[case.rule].update,
-        "VARIANT": case.variant,
-        "STATES": states,
-        "SCALARS": len(_core.scalar_names(case.rule)),
-        "DTYPE": elements[case.dtype],
-        "COMPUTE": elements[compute],
-        "SCALER": case.scaler,
-        **bucket.lanes(ITEM_BYTES[case.dtype], case.target.warp),
-    }
-    signature = {
-        "blocks": "*i64",
-        "rows": "*i64",
-        "grads": "*i64",
-        "scalars": f"*{compute}",
-        "found_inf": "*fp32",
-        "grad_scale": "*fp32",
-        **dict.fromkeys(constants, "constexpr"),
-    }
-    compiled = triton.compile(
-        ASTSource(fn=kernel.multi_tensor, signature=signature, constexprs=constants),
-        target=GPUTarget(case.target.backend, case.target.arch, case.target.warp),
-        options=bucket.options(case.target.backend, tile.warps, tile.registers),
+    target, item_bytes = case.target, ITEM_BYTES[case.dtype]
+    constants: dict[str, Any] = {"DTYPE": elements[case.dtype], "COMPUTE": elements[compute]}
+    if case.rule == NORM:
+        function, warps, registers = norm.square_sums, bucket.NORM_WARPS, None
+        constants |= {"WIDTH": 4, **bucket.norm_lanes(item_bytes, target.warp)}
+        types = {"blocks": "*i64", "rows": "*i64", "grads": "*i64", "first_sums": "*i64"}
+        types |= {"sums": "*fp64", "nonfinite": "*i32"}
+    else:
+        function = kernel.multi_tensor
+        switches = Switches(*map(case.kind.has, Switches._fields))
+        tile = bucket.tile_for(item_bytes, switches)
+        warps, registers = tile.warps, tile.registers
+        constants |= {
+            "RULE": RULES[case.rule].update,
+            "VARIANT": case.variant,
+            "STATES": state_count(case),
+            "SCALARS": len(_core.scalar_names(case.rule)),
+            "SCALER": case.kind.scaler,
+            **switches._asdict(),
+            **bucket.lanes(item_bytes, target.warp),
+        }
+        types = {"blocks": "*i64", "rows": "*i64", "grads": "*i64", "scalars": f"*{compute}"}
+        types |= {"found_inf": "*fp32", "grad_scale": "*fp32"}
+        tables = {"groups": "*i32", "numbers": "*fp64", "factors": "*fp64", "begins": "*i32"}
+        tables |= {"sums": "*fp64"}
+        if not case.kind.passes:  # as a launch leaves them out
+            constants |= dict.fromkeys(tables)
+        elif not case.kind.has("TRACKS"):
+            constants["sums"] = None
+        types |= tables
+    signature = {**types, **dict.fromkeys(constants, "constexpr")}
+    return triton.compile(
+        ASTSource(fn=function, signature=signature, constexprs=constants),
+        target=GPUTarget(target.backend, target.arch, target.warp),
+        options=options(target.backend, warps, registers),
     )
-    return compiled, states
 
 
 def cuda_usage(cubin: bytes) -> dict[str, int]:
@@ -169,7 +207,7 @@ def inspect(case: Case) -> Code:
     """Compile a case and check all that is promised of its code."""
     from fastopt.backends.triton import bucket
 
-    compiled, states = compile_case(case)
+    compiled = compile_case(case)
     code = Code(case)
     if case.target.backend == "cuda":
         text, usage = compiled.asm["ptx"], cuda_usage(compiled.asm["cubin"])
@@ -189,26 +227,33 @@ def inspect(case: Case) -> Code:
         code.stores = len(re.findall(r"(?:global|buffer)_store_dwordx4", text))
         inexact = re.findall(HIP_INEXACT, ir)
         barriers = text.count("s_barrier")
-    # Full blocks and the tail's whole vectors: two copies of every access.
-    tile = bucket.TILES[ITEM_BYTES[case.dtype]]
-    per_stream = 2 * tile.thread_bytes // 16
-    streams = 2 + states
-    written = 1 + states + (case.scaler == 2)
+    kind, item_bytes = case.kind, ITEM_BYTES[case.dtype]
+    if case.rule == NORM:  # a copy for aligned, whole blocks; the other takes single elements
+        warps, thread_bytes = bucket.NORM_WARPS, bucket.NORM_BYTES // case.target.warp
+        streams, written, copies = 1, 0, 1
+    else:  # full blocks and the tail's whole vectors: two copies of every access
+        warps, thread_bytes = bucket.TILES[item_bytes].warps, bucket.TILES[item_bytes].thread_bytes
+        streams = 2 + state_count(case) + kind.has("AVERAGES")
+        written = streams - 1 + (kind.scaler == 2 or kind.has("CLEARS"))
+        copies = 2
+    per_stream = copies * thread_bytes // 16
+    tracks = kind.has("TRACKS")
     for what, found, expected in (
         ("loads", code.loads, streams * per_stream),
         ("stores", code.stores, written * per_stream),
     ):
-        if found != expected:
+        # Passes read rows of numbers and store sums, some of them as vectors.
+        if found < expected or (found > expected and not kind.passes):
             code.faults.append(f"{found} {what} of 128 bits, expected {expected}")
-    threads = case.target.threads(code.registers, tile.warps * case.target.warp)
-    code.in_flight = threads * tile.thread_bytes * streams / case.target.bytes_needed
+    threads = case.target.threads(code.registers, warps * case.target.warp)
+    code.in_flight = threads * thread_bytes * streams / case.target.bytes_needed
     if spilled:
         code.faults.append(f"{spilled} bytes or registers spilled")
-    if code.in_flight < 1:
+    if code.in_flight < 1 and not tracks:  # the sums need registers
         code.faults.append(f"{code.registers} registers keep only {code.in_flight:.0%} under way")
     if inexact:
         code.faults.append(f"inexact arithmetic: {sorted(set(inexact))}")
-    if barriers:
+    if barriers and not tracks:  # sums over a block go through shared memory
         code.faults.append(f"{barriers} barriers: a layout conversion through shared memory")
     return code
 
@@ -217,14 +262,13 @@ def table(codes: list[Code]) -> Any:
     """One line a rule, variant and dtype; registers without / with GradScaler under each target."""
     from rich.table import Table
 
-    from fastopt import _core
-
     targets = list(dict.fromkeys(code.case.target.name for code in codes))
     shown = Table(
         title="Triton codegen, no GPU involved",
-        caption="registers without / with GradScaler's part; bytes under way over bytes needed\n"
-        "ok: all accesses 128 bits wide, nothing spilled, no barriers,\n"
-        "arithmetic correctly rounded",
+        caption="registers: bare / GradScaler's part / and passes but statistics / and all\n"
+        "bytes under way over bytes needed, the least of them\n"
+        "ok: all accesses 128 bits wide, nothing spilled, arithmetic correctly rounded;\n"
+        "but for statistics: no barriers, bytes needed under way",
         caption_justify="left",
         box=None,
     )
@@ -235,7 +279,7 @@ def table(codes: list[Code]) -> Any:
         case = code.case
         row = rows.setdefault((case.rule, case.variant, case.dtype), {})
         row.setdefault(case.target.name, []).append(code)
-    for (rule, variant, dtype), row in rows.items():
+    for (rule, _, dtype), row in rows.items():
         cells = []
         for name in targets:
             found = row.get(name, [])
@@ -246,8 +290,9 @@ def table(codes: list[Code]) -> Any:
             under_way = min(code.in_flight for code in found)
             bad = any(code.faults for code in found)
             verdict = "[red]FAULT[/red]" if bad else "[green]ok[/green]"
-            cells.append(f"{registers:>9}  {under_way:4.1f}x {verdict}")
-        shown.add_row(rule, str(len(_core.variants(rule)[variant])), dtype, *cells)
+            cells.append(f"{registers:>17}  {under_way:4.1f}x {verdict}")
+        states = str(state_count(next(iter(row.values()))[0].case))
+        shown.add_row(rule, states, dtype, *cells)
     return shown
 
 
@@ -266,7 +311,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `codegen`."""
     names = [target.name for target in TARGETS]
     parser.add_argument("--target", action="append", choices=names, help="default: all of them")
-    parser.add_argument("--quick", action="store_true", help="one case in seven")
+    parser.add_argument("--quick", action="store_true", help="one case in thirteen")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
 
 
@@ -286,12 +331,12 @@ def main(arguments: argparse.Namespace) -> int:
     targets = [t for t in TARGETS if t.name in (arguments.target or t.name)]
     codes = run(targets, arguments.jobs, QUICK if arguments.quick else 1)
     if not console.is_terminal:
-        console = Console(width=130)
+        console = Console(width=160)
     console.print(table(codes))
     bad = [code for code in codes if code.faults]
     for code in bad:
         case = code.case
         what = f"{case.target.name} {case.rule} variant {case.variant} {case.dtype}"
-        console.print(f"{what} scaler {case.scaler}: {'; '.join(code.faults)}", highlight=False)
+        console.print(f"{what}, {case.kind}: {'; '.join(code.faults)}", highlight=False)
     console.print(f"{len(codes)} kernels, {len(bad)} with faults")
     return 1 if bad else 0

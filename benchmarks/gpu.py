@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,13 @@ class Work:
     dtype: torch.dtype = torch.float32
     timing: str = "device"  # device, host or graph
     groups: int = 1
+    passes: dict[str, Any] = field(default_factory=dict)  # of fastopt; the peer: `composed`
 
 
 FUSED, FOREACH = {"fused": True}, {"foreach": True}
 MOMENTUM = {"lr": 1e-3, "momentum": 0.9}
 BF16 = torch.bfloat16
+CLIP_AND_AVERAGE = {"max_grad_norm": 1.0, "ema_decay": 0.999}
 # 200 param groups were asked of GPT-2 small, which has 148 tensors: each is a group of its own.
 WORKS = [
     Work("256M fp32", "AdamW", BIG, 7, {}, FUSED, None, 0.92),
@@ -68,6 +70,16 @@ WORKS = [
     Work("86 tensors, graph", "Adam", SMALL, 7, {"capturable": True}, FUSED, 3.0, timing="graph"),
     Work("1000 x 64, host", "Adam", TINY, 7, {}, FUSED, 5.0, timing="host"),
     Work("GPT-2 small, 148 groups", "AdamW", gpt2(), 7, {}, FUSED, 2.0, groups=148),
+    Work(
+        "GPT-2 small, clip and average",
+        "AdamW",
+        gpt2(),
+        10,
+        {},
+        FUSED,
+        None,
+        passes=CLIP_AND_AVERAGE,
+    ),
 ]
 
 
@@ -84,6 +96,19 @@ def build(module: Any, work: Work, device: torch.device, **flags: Any) -> tuple[
     count = min(work.groups, len(params))
     groups = [{"params": params[i::count], "lr": 1e-3 * 0.99**i} for i in range(count)]
     return getattr(module, work.cls)(groups, **{**work.options, **flags}), params
+
+
+def composed(step: Step, params: list[Tensor], passes: dict[str, Any]) -> Step:
+    """Torch's own passes around a step, one after another: clipping by norm, the average."""
+    values = [p.detach() for p in params]
+    averages = [p.clone() for p in values]
+
+    def run() -> None:
+        torch.nn.utils.clip_grad_norm_(params, passes["max_grad_norm"])
+        step()
+        torch._foreach_lerp_(averages, values, 1 - passes["ema_decay"])
+
+    return run
 
 
 def device_time(step: Step) -> float:
@@ -122,9 +147,10 @@ def measure(work: Work, device: torch.device, rounds: int) -> record.Record:
     """Time fastopt, the peer and, for the floor, a copy of as many bytes, in turn."""
     import fastopt
 
+    peer, params = build(torch.optim, work, device, **work.peer)
     made = {
-        "fastopt": build(fastopt, work, device)[0].step,
-        "peer": build(torch.optim, work, device, **work.peer)[0].step,
+        "fastopt": build(fastopt, work, device, **work.passes)[0].step,
+        "peer": composed(peer.step, params, work.passes) if work.passes else peer.step,
     }
     steps: dict[str, Step] = dict(made)
     if work.timing == "graph":

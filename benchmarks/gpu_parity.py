@@ -32,6 +32,11 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 STATEFUL = [VARIANTS[1], VARIANTS[3], VARIANTS[-1]]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
+# The passes around the update; what leaves the count of steps to the device is not among them.
+TAIL: dict[str, Any] = {
+    **{"max_grad_norm": 1.0, "max_grad_value": 0.5, "l1": 1e-3, "ema_decay": 0.9},
+    **{"clear_grads": True, "track_stats": True},
+}
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": lambda t: t.t(),
     "sliced": lambda t: t[:, 1:9:2],
@@ -71,7 +76,7 @@ class Twins:
             p.grad = q.grad = None
             if i not in absent:
                 p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype) * scale
-                q.grad = p.grad.to(q.device)
+                q.grad = p.grad.to(q.device, copy=True)
 
     def differing(self, a: Any, b: Any, bits: bool = True) -> int:
         """Numbers that differ between the optimizers of the engine's tensors and of ours."""
@@ -159,6 +164,34 @@ def scaler(cls: str, options: dict[str, Any], device: torch.device) -> int:
     return twins.differing(a, b, bits=False)
 
 
+def passes(cls: str, options: dict[str, Any], dtype: torch.dtype, device: torch.device) -> int:
+    """All of them, several sizes in one launch; the norm's bits and the cleared gradients too."""
+    twins = Twins([normal(n, dtype, i) for i, n in enumerate(SIZES)], device)
+    a, b = make(twins, cls, {**options, **TAIL})
+    count = 0
+    for k in range(STEPS):
+        step_both(twins, a, b, k)
+        count += int(a.grad_norm != b.grad_norm.cpu())
+        count += sum(int(q.grad.count_nonzero()) for q in twins.ours if q.grad is not None)
+    return count + twins.differing(a, b)
+
+
+def skipping(cls: str, options: dict[str, Any], device: torch.device) -> int:
+    """A NaN in the first and in the third step: the device leaves them out and counts them."""
+    twins = Twins([normal(n, torch.float32, n) for n in (5, 2049)], device)
+    a, b = make(twins, cls, {**options, **TAIL, "skip_nonfinite": True})
+    for k, bad in enumerate((True, False, True, False)):
+        twins.grads(k)
+        for t in (twins.engine[1], twins.ours[1]):
+            assert t.grad is not None
+            t.grad[7] = torch.nan if bad else 0.5
+        with backend("cpu"):
+            a.step()
+        b.step()
+    missed = abs(int(b.skipped_steps) - int(a.skipped_steps))
+    return twins.differing(a, b, bits=False) + missed
+
+
 def capturable(cls: str, device: torch.device) -> int:
     """Step counts and bias corrections on the device, `lr` a tensor there."""
     twins = Twins([normal(n, torch.float32, n) for n in (5, 2049)], device)
@@ -171,11 +204,11 @@ def capturable(cls: str, device: torch.device) -> int:
     return twins.differing(a, b, bits=False)
 
 
-def graph(cls: str, device: torch.device) -> int:
+def graph(cls: str, own: dict[str, Any], device: torch.device) -> int:
     """A captured step replayed with other gradients and another `lr` in the same memory."""
     twins = Twins([normal(n, torch.float32, n) for n in (5, 2049)], device)
     lr = torch.tensor(0.01, device=device)
-    a, b = make(twins, cls, {"lr": 0.01}, capturable=True, lr=lr)
+    a, b = make(twins, cls, {"lr": 0.01, **own}, capturable=True, lr=lr)
     step_both(twins, a, b, 0)
     held = [q.grad for q in twins.ours]
     captured = torch.cuda.CUDAGraph()
@@ -234,10 +267,17 @@ def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], int]]]:
     yield "groups", lambda: groups(device)
     for cls, options in STATEFUL:
         yield f"GradScaler: {cls}", lambda c=cls, o=options: scaler(c, o, device)  # type: ignore[misc]
+    for cls, options in STATEFUL:
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            name = f"passes: {cls} {str(dtype).removeprefix('torch.')}"
+            yield name, lambda c=cls, o=options, d=dtype: passes(c, o, d, device)  # type: ignore[misc]
+        yield f"skipping: {cls}", lambda c=cls, o=options: skipping(c, o, device)  # type: ignore[misc]
     for cls in ("AdamW", "RMSprop"):
         yield f"capturable: {cls}", lambda c=cls: capturable(c, device)  # type: ignore[misc]
         if device.type == "cuda":
-            yield f"graph: {cls}", lambda c=cls: graph(c, device)  # type: ignore[misc]
+            yield f"graph: {cls}", lambda c=cls: graph(c, {}, device)  # type: ignore[misc]
+            own = {**TAIL, "skip_nonfinite": True}
+            yield f"graph, passes: {cls}", lambda c=cls, o=own: graph(c, o, device)  # type: ignore[misc]
     if device.type == "cuda":
         yield "streams", lambda: streams(device)
         if torch.cuda.device_count() > 1:

@@ -33,15 +33,32 @@ bool lies_as(const View& view, const int64_t* strides) {
   return true;
 }
 
+// Which passes a group asks for: what is compiled, and which buffers there are, depends on it.
+int switches_of(const Passes& passes) {
+  int bits = 0;
+  for (const bool on :
+       {passes.clip_norm, passes.max_grad_value != kUnlimited, passes.l1 != 0, passes.average,
+        passes.clear_grads, passes.track_stats, passes.skip_nonfinite}) {
+    bits = 2 * bits + on;
+  }
+  return bits;
+}
+
+constexpr int kPassNumbers = 4;
+
 }  // namespace
 
 Containers::Containers(const std::string& rule, const py::list& groups, const py::dict& state,
-                       const std::string& idle)
-    : rule_(find_rule(rule)), idle_(idle) {
+                       const std::string& idle, const std::optional<Doubles>& passes)
+    : rule_(find_rule(rule)), idle_(idle), passes_(passes) {
+  if (passes && passes->size() != py::ssize_t(groups.size()) * kPassNumbers) {
+    throw std::invalid_argument("Containers: a table of the wrong size");
+  }
   static PyObject* params_key = interned("params");
   for (const py::handle group : groups) {
     Group& found = groups_.emplace_back();
     found.variant = read_hyper_without_waiting(rule_, group.ptr()).variant;
+    found.switches = switches_of(read_passes(group.ptr(), std::nullopt));
     for (const py::handle param : py::reinterpret_borrow<py::list>(get(group.ptr(), params_key))) {
       found.params.push_back(param.ptr());
     }
@@ -49,7 +66,7 @@ Containers::Containers(const std::string& rule, const py::list& groups, const py
   for (const auto& [param, dict] : state) state_.emplace_back(param.ptr(), dict.ptr());
 }
 
-py::object Containers::check(const py::list& groups, const py::dict& state) const {
+py::object Containers::check(const py::list& groups, const py::dict& state) {
   static PyObject* params_key = interned("params");
   const auto changed = [](int64_t index, const char* what) {
     return py::object(py::make_tuple(index, what));
@@ -66,6 +83,17 @@ py::object Containers::check(const py::list& groups, const py::dict& state) cons
     }
     if (read_hyper_without_waiting(rule_, group).variant != groups_[g].variant) {
       return changed(-1, "the states that a group asks for have changed");
+    }
+    const Passes passes = read_passes(group, std::nullopt);
+    if (switches_of(passes) != groups_[g].switches) {
+      return changed(-1, "the passes around the update have changed");
+    }
+    if (passes_) {
+      double* const row = passes_->mutable_data() + g * kPassNumbers;
+      row[0] = passes.clip_norm ? passes.max_grad_norm : -1;
+      row[1] = passes.max_grad_value;
+      row[2] = passes.l1;
+      row[3] = 1 - passes.ema_decay;
     }
     for (PyObject* param : known) {
       if (idle_.at(size_t(index)) && !py::reinterpret_steal<py::object>(grad_of(param)).is_none()) {
@@ -84,12 +112,12 @@ py::object Containers::check(const py::list& groups, const py::dict& state) cons
   return py::none();
 }
 
-Collector::Collector(const std::string& rule, const py::list& slots, bool unscales,
+Collector::Collector(const std::string& rule, const py::list& slots, bool writes_grads,
                      const Int64s& grads, const std::optional<py::array>& scalars,
                      const std::optional<Doubles>& hyper, const std::optional<Int64s>& hyper_at)
     : rule_(find_rule(rule)),
       counts_(kernels().rules[rule_].counts_steps),
-      unscales_(unscales),
+      writes_grads_(writes_grads),
       grads_(grads),
       scalars_(scalars),
       hyper_table_(hyper),
@@ -194,7 +222,7 @@ int64_t Collector::read_grad(const Slot& slot, PyObject* grad, const View& param
   }
   if (!(view.device == param.device)) throw Changed("its gradient is on another device");
   if (!fits(view, param)) throw Changed("its gradient has another dtype or shape");
-  if (unscales_) {
+  if (writes_grads_) {
     if (overlaps_itself(view)) throw Changed("its gradient has become an expanded one");
     extents_.push_back(extent(view));
   }
@@ -295,12 +323,15 @@ py::object Collector::collect(const py::list& groups) {
   return py::none();
 }
 
-py::list Collector::params() const {
-  py::list params(updated_.size());
+py::list Collector::written() const {
+  py::list written(updated_.size());
   for (size_t i = 0; i < updated_.size(); ++i) {
-    PyList_SET_ITEM(params.ptr(), Py_ssize_t(i), Py_NewRef(slots_[updated_[i]].param));
+    PyList_SET_ITEM(written.ptr(), Py_ssize_t(i), Py_NewRef(slots_[updated_[i]].param));
   }
-  return params;
+  if (writes_grads_) {
+    for (const py::object& grad : held_) written.append(grad);
+  }
+  return written;
 }
 
 void Collector::launched() {

@@ -16,27 +16,33 @@
 
 namespace fastopt {
 
-// The containers of an optimizer as they were at planning: groups, their parameters and the states
-// they ask for, the dict of each parameter's states. Compared by address, never followed.
+// The containers of an optimizer as they were at planning: groups, their parameters, the states and
+// passes they ask for, the dict of each parameter's states. Compared by address, never followed.
 class Containers {
  public:
+  using Doubles = pybind11::array_t<double, pybind11::array::c_style>;
+
   // `idle`: one byte per parameter over all groups, 1 where it had no gradient and must have none.
+  // `passes`, where given: a table [groups, 4] that every check fills: max_grad_norm or -1,
+  // max_grad_value or infinity, l1, 1 - ema_decay.
   Containers(const std::string& rule, const pybind11::list& groups, const pybind11::dict& state,
-             const std::string& idle);
+             const std::string& idle, const std::optional<Doubles>& passes);
 
   // None where nothing has changed, else (index of a parameter or -1, what has).
-  pybind11::object check(const pybind11::list& groups, const pybind11::dict& state) const;
+  pybind11::object check(const pybind11::list& groups, const pybind11::dict& state);
 
  private:
   struct Group {
     std::vector<PyObject*> params;
     int variant;
+    int switches;  // of its passes
   };
 
   int rule_;
   std::vector<Group> groups_;
   std::vector<std::pair<PyObject*, PyObject*>> state_;  // optimizer.state, in its order
   std::string idle_;
+  std::optional<Doubles> passes_;
 };
 
 // The tensors of one launch. `collect` writes tables that the caller owns, and no tensor.
@@ -55,16 +61,16 @@ class Collector {
 
   // `slots`: (group, param, its dict in optimizer.state or None, names of its states, step or None,
   // first, strides that the kernel expects of the gradient, address of the gradient's copy or 0).
-  // `unscales`: the gradients are written too, so that no two may share memory.
-  Collector(const std::string& rule, const pybind11::list& slots, bool unscales,
+  // `writes_grads`: the gradients are written too, so that no two may share memory.
+  Collector(const std::string& rule, const pybind11::list& slots, bool writes_grads,
             const Int64s& grads, const std::optional<pybind11::array>& scalars,
             const std::optional<Doubles>& hyper, const std::optional<Int64s>& hyper_at);
 
   // None, or (index in `slots` or -1, reason) where anything is not as it was found.
   pybind11::object collect(const pybind11::list& groups);
 
-  // The parameters collected for this step.
-  pybind11::list params() const;
+  // What the step collected will write.
+  pybind11::list written() const;
 
   // The launch is under way: count the steps that the host counts, let the gradients go.
   void launched();
@@ -103,7 +109,7 @@ class Collector {
 
   int rule_;
   bool counts_;  // the rule has step counts
-  bool unscales_;
+  bool writes_grads_;
   std::vector<Slot> slots_;
   std::vector<Item> items_;
   std::vector<Expected> expected_;

@@ -81,18 +81,19 @@ void register_step(py::module_& m) {
         return list;
       });
   py::class_<Containers>(m, "Containers")
-      .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&>(),
-           "rule"_a, "groups"_a, "state"_a, "idle"_a)
+      .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&,
+                    const std::optional<Containers::Doubles>&>(),
+           "rule"_a, "groups"_a, "state"_a, "idle"_a, "passes"_a.noconvert() = py::none())
       .def("check", &Containers::check, "groups"_a, "state"_a);
   py::class_<Collector>(m, "Collector")
       .def(py::init<const std::string&, const py::list&, bool, const Collector::Int64s&,
                     const std::optional<py::array>&, const std::optional<Collector::Doubles>&,
                     const std::optional<Collector::Int64s>&>(),
-           "rule"_a, "slots"_a, "unscales"_a, "grads"_a.noconvert(),
+           "rule"_a, "slots"_a, "writes_grads"_a, "grads"_a.noconvert(),
            "scalars"_a.noconvert() = py::none(), "hyper"_a.noconvert() = py::none(),
            "hyper_at"_a.noconvert() = py::none())
       .def("collect", &Collector::collect, "groups"_a)
-      .def("params", &Collector::params)
+      .def("written", &Collector::written)
       .def("launched", &Collector::launched);
   m.def("update", update, "rule"_a, "params"_a, "grads"_a, "states"_a, "steps"_a, "first"_a,
         "hyper"_a, "maximize"_a, "grad_scale"_a, "threads"_a);

@@ -40,6 +40,7 @@ class Containers:
         groups: list[dict[str, Any]],
         state: Mapping[Tensor, Any],
         idle: bytes,
+        passes: NDArray[np.float64] | None = None,
     ) -> None: ...
     def check(
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, Any]
@@ -50,14 +51,14 @@ class Collector:
         self,
         rule: str,
         slots: list[tuple[Any, ...]],
-        unscales: bool,
+        writes_grads: bool,
         grads: NDArray[np.int64],
         scalars: NDArray[Any] | None = None,
         hyper: NDArray[np.float64] | None = None,
         hyper_at: NDArray[np.int64] | None = None,
     ) -> None: ...
     def collect(self, groups: list[dict[str, Any]]) -> tuple[int, str] | None: ...
-    def params(self) -> list[Tensor]: ...
+    def written(self) -> list[Tensor]: ...
     def launched(self) -> None: ...
 
 def rules() -> list[str]: ...

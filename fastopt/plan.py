@@ -11,7 +11,7 @@ from torch import Tensor
 from . import _core
 from .backends.triton import Scaler
 from .backends.triton.slots import Changed
-from .composition import Composition, Outcome, Stats, passes_on
+from .composition import Composition, Outcome, Stats, passes_on, without_passes
 from .routes import Route, name_of, parameters, routes_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class NewStates:
     """
 
     fresh: bytes
+    new_averages: bytes  # likewise 1 where the average is new
     created: list[tuple[Tensor, dict[str, Tensor]]]
 
     @torch.no_grad()
@@ -64,7 +65,7 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
     Nothing is stored until all of them exist.
     """
     rule = optimizer._rule
-    fresh = bytearray(len(routes))
+    fresh, new_averages = bytearray(len(routes)), bytearray(len(routes))
     new: list[tuple[Tensor, dict[str, Tensor]]] = []
     for index, (group, param) in enumerate(parameters(optimizer)):
         if routes[index].backend == "torch" or param.grad is None:
@@ -74,7 +75,7 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
         if _core.counts_steps(rule) and "step" not in state:
             wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             created["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32)
-        skippable = routes[index].backend == "triton"  # by GradScaler, and the host never hears
+        skippable = routes[index].backend == "triton"  # and the host never hears of it
         for name in _core.state_names(rule, group):
             if state.get(name) is None:
                 if rule == "sgd":
@@ -85,11 +86,12 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
                     created[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
         if group["ema_decay"] is not None and "ema" not in state:
             created["ema"] = param.detach().clone()
+            new_averages[index] = 1
         if created:
             new.append((param, created))
     for param, created in new:
         optimizer.state[param].update(created)
-    return NewStates(bytes(fresh), new)
+    return NewStates(bytes(fresh), bytes(new_averages), new)
 
 
 def refusal(optimizer: FusedStep, index: int, reason: str) -> RuntimeError:
@@ -106,23 +108,26 @@ class Plan:
     def __init__(self, optimizer: FusedStep) -> None:
         self.routes = routes_of(optimizer)
         self.lasting = all(r.lasting for r in self.routes)
-        self.on_device = all(r.backend == "triton" for r in self.routes)
-        self._rest = any(r.backend == "torch" for r in self.routes)
-        self._fuses_passes = all(r.backend == "cpu" for r in self.routes)
+        backends = {r.backend for r in self.routes}
+        self._on_cpu = backends <= {"cpu"}
+        self._rest = "torch" in backends
+        devices = {param.device for _, param in parameters(optimizer)}
+        # Else the norm spans backends or devices, and torch's own passes are taken.
+        self._fuses = self._on_cpu or (backends == {"triton"} and len(devices) == 1)
+        self._composes = not self._fuses and any(map(passes_on, optimizer.param_groups))
+        self._on_device = backends == {"triton"} and not self._composes
         self._composition: Composition | None = None
         self._launch: Launch | None = None
         self._core: _core.Plan | None = None
 
-    def first_step(
-        self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler = NO_SCALER
-    ) -> Outcome:
+    def first_step(self, optimizer: FusedStep, scaler: Scaler = NO_SCALER) -> Outcome:
         """Create what is missing and step; what is refused now is an error and leaves nothing."""
         resolve_gradients(optimizer, self.routes)
         new = create_states(optimizer, self.routes)
         outcome: Outcome = None
         try:
-            self._build(optimizer, new.fresh, scaler)
-            outcome = self.step(optimizer, grad_scale, scaler)
+            self._build(optimizer, new, scaler)
+            outcome = self.step(optimizer, scaler)
             if isinstance(outcome, tuple):
                 raise refusal(optimizer, *outcome)
         except BaseException:
@@ -134,13 +139,25 @@ class Plan:
             new.begin_averages()
         return outcome
 
-    def _build(self, optimizer: FusedStep, fresh: bytes, scaler: Scaler) -> None:
+    def _build(self, optimizer: FusedStep, new: NewStates, scaler: Scaler) -> None:
         launched = {i for i, r in enumerate(self.routes) if r.backend == "triton"}
         if launched:
             from .backends.triton.launch import Launch
 
+            groups = optimizer.param_groups
+            if self._composes:
+                groups, scaler = [without_passes(group) for group in groups], NO_SCALER
             try:
-                self._launch = Launch(optimizer, optimizer._rule, launched, fresh, scaler)
+                self._launch = Launch(
+                    optimizer,
+                    optimizer._rule,
+                    launched,
+                    new.fresh,
+                    new.new_averages,
+                    scaler,
+                    groups,
+                    optimizer._skips_on,
+                )
             except Changed as refused:
                 raise refusal(optimizer, refused.index, str(refused)) from refused
         # It reads hyperparameters on the host: not where they may be tensors on a device.
@@ -150,35 +167,43 @@ class Plan:
                 optimizer.param_groups,
                 optimizer.state,
                 bytes(r.backend == "cpu" for r in self.routes),
-                fresh,
+                new.fresh,
             )
 
-    def step(
-        self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler = NO_SCALER
-    ) -> Outcome:
-        """Step; `grad_scale` is for parameters on the CPU and for torch's path, `scaler` for
-        Triton's.
-        """
-        if self._fuses_passes and self._core is not None:
+    def step(self, optimizer: FusedStep, scaler: Scaler = NO_SCALER) -> Outcome:
+        """Step once, with what GradScaler handed over."""
+        grad_scale = None
+        # Read by the host only where it must: that waits for the device.
+        if scaler is not NO_SCALER and not self._on_device:
+            if scaler.found_inf is not None and scaler.found_inf.item():
+                return "skipped"
+            if scaler.grad_scale is not None:
+                grad_scale = scaler.grad_scale.item()
+        if self._on_cpu and self._core is not None:
             threads = torch.get_num_threads()
             return self._core.step(optimizer.param_groups, optimizer.state, threads, grad_scale)
-        self._composition = None
-        if not any(map(passes_on, optimizer.param_groups)):
+        if not self._fuses and self._composes != any(map(passes_on, optimizer.param_groups)):
+            return -1, "the passes around the update have changed"
+        if not self._composes:
             return self._update(optimizer, grad_scale, scaler)
         self._composition = Composition(optimizer, grad_scale)
         return self._composition.run(lambda: self._update(optimizer, None, NO_SCALER))
 
     @property
-    def grad_norm(self) -> float | None:
-        """The norm that the last step measured, if it did."""
+    def grad_norm(self) -> float | Tensor | None:
+        """The norm that the last step measured, if it did; a tensor where a device holds it."""
         if self._composition is not None:
             return self._composition.norm
+        if self._launch is not None:
+            return self._launch.norm
         return None if self._core is None else self._core.grad_norm
 
     @property
     def stats(self) -> list[Stats]:
         if self._composition is not None:
             return self._composition.stats
+        if self._launch is not None:
+            return self._launch.stats()
         return [] if self._core is None else self._core.stats()
 
     def _update(self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler) -> Outcome:
@@ -198,7 +223,7 @@ class Plan:
                 ]
                 optimizer._torch_step_of(rest, grad_scale)
             if launch is not None:
-                torch.autograd.graph.increment_version(launch.params())
+                torch.autograd.graph.increment_version(launch.written())
                 launch.run(scaler)
 
         if self._core is None:

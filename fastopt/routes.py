@@ -145,8 +145,3 @@ def routes_of(optimizer: FusedStep) -> list[Route]:
         route(optimizer, group, param, index)
         for index, (group, param) in enumerate(parameters(optimizer))
     ]
-
-
-def all_on_device(optimizer: FusedStep) -> bool:
-    """Whether the whole step runs on devices, so that no tensor need be read by the host."""
-    return all(r.backend == "triton" for r in routes_of(optimizer))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from support import (
     ALL_DTYPES,
+    ON_TRITON,
     Optimizer,
     Stepped,
     assert_close_state,
@@ -29,6 +30,8 @@ from test_layouts import LAYOUTS, Watched
 from torch import Tensor
 
 from fastopt.rules import passes
+
+pytestmark = pytest.mark.parity
 
 SINGLE: dict[str, dict[str, Any]] = {
     "norm": {"max_grad_norm": 0.7},
@@ -47,8 +50,20 @@ PAIRS = {
     for a, b in itertools.combinations(SINGLE, 2)
     if not SINGLE[a].keys() & SINGLE[b].keys()
 }
+if ON_TRITON:  # its interpreter takes half a second for what the engine does in a millisecond
+    PAIRS = dict(list(PAIRS.items())[::5])
 COMBINED = {**SINGLE, **PAIRS, "all": ALL}
 SIZES = [(7,), (3, 11), (0,), (1024,), (2500,)]
+
+
+def crossed(some: Sequence[Any], others: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Each with each; in the interpreter each with one, but everything with all passes."""
+    return [
+        (a, b)
+        for i, a in enumerate(some)
+        for j, b in enumerate(others)
+        if not ON_TRITON or a == "all" or i % len(others) == j
+    ]
 
 
 def strongest(optimizer: Optimizer) -> dict[str, Any]:
@@ -102,8 +117,7 @@ class Reference:
             one.check(p, optimizer.state[p])
 
 
-@pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)
-@pytest.mark.parametrize("combination", COMBINED)
+@pytest.mark.parametrize(("combination", "dtype"), crossed([*COMBINED], ALL_DTYPES), ids=str)
 def test_bits(optimizer: Optimizer, combination: str, dtype: torch.dtype) -> None:
     """Three steps over several sizes have the reference's bits, and leave what they should."""
     own = COMBINED[combination]
@@ -141,6 +155,7 @@ def test_bits(optimizer: Optimizer, combination: str, dtype: torch.dtype) -> Non
                 np.testing.assert_allclose(list(found.values()), wanted, rtol=1e-6)
 
 
+@pytest.mark.engine_only("instruction sets and threads")
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_bits_of_isas_and_threads(
@@ -198,6 +213,7 @@ def composed(optimizer: Optimizer, own: dict[str, Any], params: list[Tensor], hy
     return theirs, step
 
 
+@pytest.mark.engine_only("what has its bits has its values")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64], ids=str)
 @pytest.mark.parametrize("combination", COMBINED)
 def test_torchs_passes(optimizer: Optimizer, combination: str, dtype: torch.dtype) -> None:
@@ -217,10 +233,14 @@ def test_torchs_passes(optimizer: Optimizer, combination: str, dtype: torch.dtyp
     assert_close_state(ours, theirs)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("dtype", ALL_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "bad"), crossed(ALL_DTYPES, [math.nan, math.inf, -math.inf]), ids=str
+)
 def test_skip(optimizer: Optimizer, dtype: torch.dtype, bad: float) -> None:
-    """A NaN or an infinity in the last gradient's last number: nothing changes."""
+    """A NaN or an infinity in the last gradient's last number: nothing changes.
+
+    On Triton no host knows of it: autograd is told of a step, and the states of a first one stay.
+    """
     own = {**ALL, **strongest(optimizer)}
     ours, plain = (
         optimizer.ours([parameter((300,), dtype, seed=i) for i in range(3)], **own) for _ in "ab"
@@ -234,14 +254,15 @@ def test_skip(optimizer: Optimizer, dtype: torch.dtype, bad: float) -> None:
             ours.step()
             for p, q, version in zip(params_of(ours), before, versions, strict=True):
                 assert_same_bits(p, q)
-                assert p._version == version
+                assert p._version == version + ON_TRITON
                 assert (p.grad == 0).all()  # cleared: the next backward() adds to it
             assert not ours.grad_norm.isfinite()
         else:
             grads_for(params_of(plain), seed=k)
             ours.step()
             plain.step()
-        assert_same_state(ours, plain)
+        if not (ON_TRITON and k == 0):
+            assert_same_state(ours, plain)
     assert ours.skipped_steps == 2
     assert plain.skipped_steps == 0
 
@@ -266,7 +287,9 @@ def test_without_skipping(optimizer: Optimizer) -> None:
     assert all(p.isnan().all() for p in params)
 
 
-@pytest.mark.parametrize("combination", ["norm", "skip", "clear", "ema", "all"])
+@pytest.mark.parametrize(
+    "combination", ["clear", "all"] if ON_TRITON else ["norm", "skip", "clear", "ema", "all"]
+)
 @pytest.mark.parametrize("overflows", [(), (0,), (1, 2)], ids=str)
 def test_scaler(optimizer: Optimizer, combination: str, overflows: tuple[int, ...]) -> None:
     """With GradScaler the norm is that of the unscaled gradients, and skipped steps are skipped."""
@@ -315,8 +338,11 @@ def test_groups(optimizer: Optimizer) -> None:
         reference.stepped[0].check(p, ours.state[p])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64], ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "dtype"),
+    crossed([*LAYOUTS], [torch.float32, torch.float64, torch.complex64]),
+    ids=str,
+)
 def test_layouts(optimizer: Optimizer, layout: str, dtype: torch.dtype) -> None:
     """Views of parameters, gradients and averages: as contiguous ones, and nothing beside them."""
     shape = LAYOUTS[layout][0]

@@ -23,6 +23,8 @@ from test_training import compiles
 
 import fastopt
 
+pytestmark = pytest.mark.parity
+
 
 def make(optimizer: Optimizer, cls: Any = None, **hyper: Any) -> Any:
     params = [parameter((5, 3), torch.float32, seed=0), parameter((9,), torch.float32, seed=1)]
@@ -183,6 +185,17 @@ def test_switched_on_and_off_in_training(optimizer: Optimizer) -> None:
             assert ours.grad_norm is None
     assert ours.param_groups[0]["max_grad_norm"] is None
     assert all("ema" in ours.state[p] for p in params_of(ours))
+
+
+def test_switched_on_and_off_on_torchs_path(
+    optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTOPT_BACKEND", "torch")
+    ours = make(optimizer)
+    for limit in (None, 0.5, None):
+        ours.param_groups[0]["max_grad_norm"] = limit
+        run(ours, 1)
+        assert (ours.grad_norm is None) == (limit is None)
 
 
 TORCH_ALONE = [name for name in COMBINED if name in ("norm", "value", "l1", "ema", "clear", "all")]

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from support import parameter
+from test_passes import ALL
 
 import fastopt
 from fastopt.backends import triton
@@ -76,13 +77,13 @@ def test_forced_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_gpu_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its parameters take torch's step, and the reason says so."""
-    from fastopt import plan
+    from fastopt import routes
 
     monkeypatch.setattr(triton, "missing", lambda: "Triton is not installed (pip install triton)")
     made = fastopt.SGD([parameter((3,), torch.float32, seed=0)])
-    _, reason = plan.backend_for(made, "auto", torch.device("cuda:0"), 0)
+    _, reason = routes.backend_for(made, "auto", torch.device("cuda:0"), 0)
     assert reason == "Triton is not installed (pip install triton)"
-    assert plan.backend_for(made, "auto", torch.device("cpu"), 0) == ("cpu", "")
+    assert routes.backend_for(made, "auto", torch.device("cpu"), 0) == ("cpu", "")
 
 
 @needs_triton
@@ -102,15 +103,15 @@ def test_codegen_finds_faults() -> None:
         "from benchmarks import codegen\n"
         "compile_case = codegen.compile_case\n"
         "def narrow(case):\n"
-        "    compiled, states = compile_case(case)\n"
+        "    compiled = compile_case(case)\n"
         "    for name in ('ptx', 'amdgcn'):\n"
         "        if name in compiled.asm:\n"
         "            text = compiled.asm[name].replace('.v4.b32', '.b32').replace('.rn.', '.')\n"
         "            compiled.asm[name] = text.replace('dwordx4', 'dword')\n"
-        "    return compiled, states\n"
+        "    return compiled\n"
         "codegen.compile_case = narrow\n"
         "for target in codegen.TARGETS[1], codegen.TARGETS[3]:\n"
-        "    code = codegen.inspect(codegen.Case(target, 'sgd', 1, 'fp32', 0))\n"
+        "    code = codegen.inspect(codegen.Case(target, 'sgd', 1, 'fp32'))\n"
         "    print(*code.faults, sep='; ')",
     )
     assert found.returncode == 0, found.stderr
@@ -155,7 +156,17 @@ def check_a_launch(made: torch.optim.Optimizer, scaler: triton.Scaler) -> None:
 
     routes = [plan.Route("triton", "")] * sum(len(g["params"]) for g in made.param_groups)
     new = plan.create_states(made, routes)
-    Launch(made, made._rule, range(len(routes)), new.fresh, scaler).check(made, scaler)
+    launch = Launch(
+        made,
+        made._rule,
+        range(len(routes)),
+        new.fresh,
+        new.new_averages,
+        scaler,
+        made.param_groups,
+        made._skips_on,
+    )
+    launch.check(made, scaler)
 
 
 def with_gradient(name: str) -> tuple[str, torch.nn.Parameter]:
@@ -168,9 +179,10 @@ def with_gradient(name: str) -> tuple[str, torch.nn.Parameter]:
 @pytest.mark.parametrize("cls", [fastopt.SGD, fastopt.AdamW, fastopt.RMSprop])
 @pytest.mark.usefixtures("absent_gpu")
 def test_a_launch_compiles_before_it_writes(cls: Any) -> None:
-    """Both kernels, through the call that a machine with a GPU makes."""
+    """All kernels, through the call that a machine with a GPU makes."""
     for scaler in (triton.Scaler(), triton.Scaler(torch.zeros(()), torch.ones(()))):
-        check_a_launch(cls([with_gradient("weight")]), scaler)
+        for own in ({}, ALL):
+            check_a_launch(cls([with_gradient("weight")], **own), scaler)
 
 
 @needs_triton
@@ -216,7 +228,7 @@ def test_rows_of_the_gpu_suite() -> None:
     assert gpu.assess(work, slow, moved=2000, copied=500)["verdict"] == "short"
 
 
-@pytest.mark.parametrize("work", range(8))
+@pytest.mark.parametrize("work", range(9))
 def test_the_gpu_suites_works(work: int) -> None:
     """Every row can be built and stepped by fastopt and by its peer: here, small CPU tensors."""
     from benchmarks import gpu
@@ -225,7 +237,7 @@ def test_the_gpu_suites_works(work: int) -> None:
     small = dataclasses.replace(row, shapes=[(3,)] * min(len(row.shapes), 200))
     options = {k: v for k, v in small.options.items() if k != "capturable"}  # a GPU's
     small = dataclasses.replace(small, options=options)
-    for module, flags in ((fastopt, {}), (torch.optim, small.peer)):
+    for module, flags in ((fastopt, small.passes), (torch.optim, small.peer)):
         made, params = gpu.build(module, small, torch.device("cpu"), **flags)
         before = [p.detach().clone() for p in params]
         made.step()

@@ -116,6 +116,8 @@ def test_scalars_on_the_device(rule: str) -> None:
         torch.tensor(hyper_at),
         out,
         torch.zeros(()),
+        None,
+        None,
         SCALARS_OF=rules.RULES[rule].scalars,
         HYPER=len(hyper[0]) - 1,
         COUNTS=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from ..backends.triton import Scaler
 from ..plan import NO_SCALER, Plan
-from ..routes import all_on_device, parameters
+from ..routes import parameters
 from . import _arguments
 from ._arguments import PASSES, Argument
 from ._average import Averages
@@ -31,8 +32,8 @@ class FusedStep(Averages):
     _arguments: ClassVar[Mapping[str, Argument]] = PASSES  # those that torch's class lacks
     _plan: Plan | None = None
     _last: Plan | None = None  # the plan of the last step, also where it serves no other
-    #: Steps that `skip_nonfinite` left out.
-    skipped_steps = 0
+    _skipped_steps = 0  # that the host knows of
+    _skips: Mapping[torch.device, torch.Tensor] = MappingProxyType({})  # counted on devices
     # GradScaler then hands over its scale and found_inf instead of unscaling in passes of its own.
     _step_supports_amp_scaling = True
 
@@ -77,24 +78,17 @@ class FusedStep(Averages):
                 loss = closure()
         own = self.__dict__  # GradScaler sets both around its call of step()
         found_inf, grad_scale = own.get("found_inf"), own.get("grad_scale")
-        plan = self._plan
         scaler = NO_SCALER
         if found_inf is not None or grad_scale is not None:
             scaler = Scaler(found_inf, grad_scale)
-            # Read by the host only where it must: that waits for the device.
-            if not (plan.on_device if plan else all_on_device(self)):
-                if found_inf is not None and found_inf.item():
-                    self._skipped()
-                    return loss
-                if grad_scale is not None:
-                    grad_scale = grad_scale.item()
-        outcome = NO_PLAN if plan is None else plan.step(self, grad_scale, scaler)
+        plan = self._plan
+        outcome = NO_PLAN if plan is None else plan.step(self, scaler)
         if outcome is None:
             return loss
         if outcome != "skipped":
             self._plan = None
             plan = Plan(self)
-            outcome = plan.first_step(self, grad_scale, scaler)
+            outcome = plan.first_step(self, scaler)
             self._last = plan
             if plan.lasting:
                 self._plan = plan
@@ -104,26 +98,40 @@ class FusedStep(Averages):
 
     def _skipped(self) -> None:
         """Count a step that was left out, and clear the gradients where that is asked for."""
-        self.skipped_steps += any(group["skip_nonfinite"] for group in self.param_groups)
+        self._skipped_steps += any(group["skip_nonfinite"] for group in self.param_groups)
         for group in self.param_groups:
             for p in group["params"]:
                 if group["clear_grads"] and p.grad is not None:
                     p.grad.zero_()
+
+    def _skips_on(self, device: torch.device) -> torch.Tensor:
+        """The count of steps left out that a device keeps, as the host cannot know."""
+        if device not in self._skips:
+            zero = torch.zeros((), dtype=torch.int64, device=device)
+            self._skips = {**self._skips, device: zero}
+        return self._skips[device]
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that `skip_nonfinite` left out. On a GPU, reading it waits for the last step."""
+        return self._skipped_steps + sum(int(count) for count in self._skips.values())
 
     @property
     def grad_norm(self) -> torch.Tensor | None:
         """The L2 norm of all gradients in the last step, before clipping: a 0-d tensor.
 
         Measured where a group has `max_grad_norm` or `skip_nonfinite`, else None. float64 where a
-        parameter is, else float32.
+        parameter is, else float32. On a GPU it stays there, and nobody waits for it.
         """
         norm = None if self._last is None else self._last.grad_norm
         wide = any(p.dtype.to_real() == torch.float64 for _, p in parameters(self))
         dtype = torch.float64 if wide else torch.float32
+        if isinstance(norm, torch.Tensor):
+            return norm.to(dtype, copy=True)
         return None if norm is None else torch.tensor(norm, dtype=dtype)
 
     def stats(self) -> dict[str, dict[str, float]]:
-        """What the last step did to each parameter of a group with `track_stats`.
+        """What the last step did to each parameter of a group with `track_stats`; waits for a GPU.
 
         Returns:
             By parameter name, where the optimizer was given names, else by "group.place":

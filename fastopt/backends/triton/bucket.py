@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import triton
 import triton.language as tl
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _core
-from . import Scaler, freshness, kernel
+from . import Scaler, calls, freshness, kernel, norm
+from .calls import Call, options
+from .passes import Passes, Switches
 from .rules import RULES
 from .slots import Changed, Slot
 from .tables import Table, constant
@@ -34,9 +36,15 @@ class Tile(NamedTuple):
 # coarse for sm_100 (76 % of the bytes it needs under way). In float64 ptxas spills up to 16 bytes
 # in Adam and RMSprop on sm_80 unless it is told that it may have the registers.
 TILES = {2: Tile(4, 32), 4: Tile(8, 32), 8: Tile(4, 32, registers=128)}
+# The sums of the statistics are float64: the same then holds of every size.
+REGISTERS_TO_TRACK = {2: 240, 4: 128, 8: 168}
 # Tensors a program of count_steps looks after; it is all latency, so any value near this will do.
 COUNT_BLOCK = 128
 COUNT_WARPS = 4
+# Bytes of a gradient that a program of square_sums takes, of one warp: 16 accesses a thread, all
+# under way at once, and no barrier. Not timed either.
+NORM_BYTES = 8192
+NORM_WARPS = 1
 
 ELEMENTS = {
     torch.float32: tl.float32,
@@ -58,6 +66,12 @@ def lanes(itemsize: int, warp_size: int) -> dict[str, int]:
     }
 
 
+def tile_for(itemsize: int, switches: Switches) -> Tile:
+    """How programs of a bucket work."""
+    tile = TILES[itemsize]
+    return tile._replace(registers=REGISTERS_TO_TRACK[itemsize]) if switches.TRACKS else tile
+
+
 def number_at(tensor: Tensor) -> int:
     """A number's address, with its lowest bit set where it is float64."""
     return tensor.data_ptr() | (tensor.dtype == torch.float64)
@@ -71,16 +85,17 @@ def target(device: torch.device) -> tuple[str, int]:
     return found.backend, int(found.warp_size)
 
 
-def options(backend: str, warps: int, registers: int | None = None) -> dict[str, Any]:
-    """Of a launch: no multiplication and addition is fused but where the rule says so."""
-    chosen: dict[str, Any] = {"num_warps": warps, "enable_fp_fusion": False}
-    if registers is not None and backend == "cuda":  # Triton has no such option for AMD devices
-        chosen["maxnreg"] = registers
-    return chosen
+def norm_lanes(itemsize: int, warp_size: int) -> dict[str, int]:
+    """The constants of square_sums: COUNT blocks a program, in slices of a 128-bit access each."""
+    block = norm.NORM_BLOCK.value
+    return {
+        "COUNT": max(1, NORM_BYTES // (block * itemsize)),
+        "SLICE": min(block, 16 // itemsize * warp_size),
+    }
 
 
 class Bucket:
-    """Parameters on one device, of one dtype and variant, whatever groups they are in."""
+    """Parameters on one device, of one dtype, variant and passes, whatever groups they are in."""
 
     def __init__(
         self,
@@ -90,60 +105,96 @@ class Bucket:
         groups: Sequence[dict[str, Any]],
         counts: bool,
         unscales: bool,
+        switches: Switches,
+        passes: Passes | None,
     ) -> None:
         param = slots[0].param
         self.rule, self.variant, self.slots = rule, variant, slots
         self.counts = counts  # steps are counted, and scalars computed, on the device
         self.device = param.device
         self.dtype = REALS.get(param.dtype, param.dtype)
+        self._switches, self._passes = switches, passes
         self._compute = torch.float64 if self.dtype == torch.float64 else torch.float32
         self._staged = [s for s in slots if s.stages or s.grad_stage is not None]
+        self._writes_grads = unscales or switches.CLEARS
         self._compiled = False
         self._place(2 if param.dtype in REALS else 1)
+        self._groups = constant(np.array([s.group for s in slots], np.int32), self.device)
         scalars = 1 + len(_core.scalar_names(rule))
         sections: dict[str, tuple[torch.dtype, tuple[int, ...]]]
         sections = {"grads": (torch.int64, (len(slots),))}
+        self._unwritten: Tensor | None = None  # averages, where the device counts
+        self._begins: Tensor | None = None
         if counts:
             wide = (len(groups), 1 + len(_core.hyperparameters(rule, groups[slots[0].group])[0]))
             sections |= {"hyper": (torch.float64, wide), "hyper_at": (torch.int64, wide)}
             self._table = Table(self.device, sections)
             shape = (len(slots), scalars)
             self._scalars = torch.empty(shape, dtype=self._compute, device=self.device)
-            self._groups = constant(np.array([s.group for s in slots], np.int32), self.device)
             steps = [0 if s.step is None else number_at(s.step) for s in slots]
             self._steps = constant(np.array(steps, np.int64), self.device)
-            first = np.array([s.first for s in slots], np.int32)
-            self._fresh = freshness.of(slots, constant(first, self.device))
+            states = [s.states[0] if s.states else None for s in slots]
+            self._fresh = self._flags(states, [s.first for s in slots])
+            if switches.AVERAGES:
+                averages = [s.states[-1] for s in slots]
+                self._unwritten = self._flags(averages, [s.begins for s in slots])
+                self._begins = torch.zeros_like(self._unwritten)
         else:
             sections["scalars"] = (self._compute, (len(slots), scalars))
             self._table = Table(self.device, sections)
             self._scalars = self._table.device["scalars"]
         rows = [slot.row() for slot in slots]
-        self._collector = _core.Collector(rule, rows, unscales, **self._table.host)
+        self._collector = _core.Collector(rule, rows, self._writes_grads, **self._table.host)
+
+    def _flags(self, states: Sequence[Tensor | None], unwritten: Sequence[bool]) -> Tensor:
+        flags = constant(np.array(unwritten, np.int32), self.device)
+        return freshness.of(states, unwritten, flags)
 
     def _place(self, reals: int) -> None:
         """The tables that never change: which block is whose, and every tensor's row."""
-        self._backend, warp_size = target(self.device)
-        self._lanes = lanes(self.dtype.itemsize, warp_size)
-        size = self._lanes["BLOCK"]
+        self._backend, self._warp_size = target(self.device)
+        self._lanes = lanes(self.dtype.itemsize, self._warp_size)
         numbers = np.array([s.param.numel() * reals for s in self.slots], np.int64)
-        blocks = -(-numbers // size)
-        ends = np.cumsum(blocks)
-        self._programs = int(ends[-1])
-        within = np.arange(self._programs) - np.repeat(ends - blocks, blocks)
-        numbered = np.repeat(np.arange(len(numbers)), blocks) << 32 | within
+        self._numbers = numbers
+        self._blocks, self._ends = self._numbered(self._lanes["BLOCK"])
         rows = [[n, *slot.addresses] for n, slot in zip(numbers, self.slots, strict=True)]
-        self._blocks = constant(numbered.astype(np.int64), self.device)
         self._rows = constant(np.array(rows, np.int64), self.device)
         self._nothing = torch.zeros((), device=self.device)  # stands in where there is no scaler
+        self.norm_blocks = -(-numbers // norm.NORM_BLOCK.value)
+        self._norm_lanes = norm_lanes(self.dtype.itemsize, self._warp_size)
+        self._sums: Tensor | None = None
+        self._tracked = np.zeros(len(self.slots), bool)  # who had a gradient in the last step
+        if self._switches.TRACKS:
+            shape = (int(self._ends[-1]), 3)
+            self._sums = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        self._norm_programs: Tensor | None = None
+        if self._passes is not None and self._passes.measures:
+            size = norm.NORM_BLOCK.value * self._norm_lanes["COUNT"]
+            self._norm_programs, _ = self._numbered(size)
+
+    def _numbered(self, size: int) -> tuple[Tensor, NDArray[np.int64]]:
+        """A program for every `size` numbers: its tensor << 32 | its place; where tensors end."""
+        blocks = -(-self._numbers // size)
+        ends = np.cumsum(blocks)
+        within = np.arange(int(ends[-1])) - np.repeat(ends - blocks, blocks)
+        numbered = np.repeat(np.arange(len(blocks)), blocks) << 32 | within
+        return constant(numbered.astype(np.int64), self.device), ends
 
     def tables(self) -> list[Tensor]:
         """Everything on the device that a launch reads and the bucket owns."""
         own = [self._blocks, self._rows, self._nothing, self._table.storage, self._scalars]
+        own += [self._groups]
         if self.counts:
-            own += [self._groups, self._steps, self._fresh]
+            own += [self._steps, self._fresh]
+        maybe = (self._unwritten, self._begins, self._sums, self._norm_programs)
+        own += [table for table in maybe if table is not None]
         own += [stage for slot in self.slots for _, stage in slot.stages]
         return own + [s.grad_stage for s in self.slots if s.grad_stage is not None]
+
+    @property
+    def addresses(self) -> NDArray[np.int64]:
+        """Of the gradients of the step collected; 0 where there is none."""
+        return self._table.host["grads"]
 
     def collect(self, groups: list[dict[str, Any]], scaler: Scaler) -> None:
         """Fill the host tables for one step; raise Changed if anything is not as planned."""
@@ -153,40 +204,49 @@ class Bucket:
             raise Changed(self.slots[at].index if at >= 0 else -1, reason)
         self._compile(scaler)
 
-    def params(self) -> list[Tensor]:
-        """The parameters that the step just collected will write."""
-        return self._collector.params()
+    def written(self) -> list[Tensor]:
+        """What the step just collected will write."""
+        return self._collector.written()
 
-    def launch(self, scaler: Scaler) -> None:
-        """Stage, upload, count, update, copy back, all in the order of the current stream."""
-        staged = [(s, s.param.grad) for s in self._staged if s.param.grad is not None]
-        for slot, grad in staged:
-            for live, stage in slot.stages:
-                stage.copy_(live)
+    def upload(self) -> None:
+        """Send the tables in the order of the current stream."""
+        self._table.upload()
+
+    def _present(self, slots: Sequence[Slot]) -> list[tuple[Slot, Tensor]]:
+        return [(slot, slot.param.grad) for slot in slots if slot.param.grad is not None]
+
+    def stage_gradients(self) -> None:
+        """Copy those that do not lie as their parameters into the layout that kernels read."""
+        for slot, grad in self._present(self._staged):
             if slot.grad_stage is not None:
                 slot.grad_stage.copy_(grad)
-        self._table.upload()
-        # The interpreter computes with NumPy, which warns of what IEEE 754 defines.
-        with np.errstate(all="ignore") if kernel.INTERPRETED.value else nullcontext():
-            for function, programs, arguments, constants in self._calls(scaler):
-                if programs:
-                    function[(programs,)](*arguments, **constants)
+
+    def launch(self, scaler: Scaler) -> None:
+        """Stage, count, update, copy back, all in the order of the current stream."""
+        self.stage_gradients()
+        staged = self._present(self._staged)
+        for slot, _ in staged:
+            for live, stage in slot.stages:
+                stage.copy_(live)
+        calls.run(self._calls(scaler))
         for slot, grad in staged:
             for live, stage in slot.stages:
                 live.copy_(stage)
-            if slot.grad_stage is not None and scaler.unscales:
+            if slot.grad_stage is not None and self._writes_grads:
                 grad.copy_(slot.grad_stage)
+        if self._sums is not None:
+            self._tracked = self.addresses != 0
         self._collector.launched()
 
-    def _calls(self, scaler: Scaler) -> list[tuple[Any, int, list[Any], dict[str, Any]]]:
-        """The kernels of a step: function, programs, arguments; constants with options."""
+    def _calls(self, scaler: Scaler) -> list[Call]:
+        """The kernels of a step."""
         device, rule, mode = self._table.device, RULES[self.rule], scaler.mode
-        tile = TILES[self.dtype.itemsize]
+        tile = tile_for(self.dtype.itemsize, self._switches)
         found_inf, grad_scale = (
             self._nothing if t is None else t.to(self.device, torch.float32, non_blocking=True)
             for t in scaler
         )
-        calls: list[tuple[Any, int, list[Any], dict[str, Any]]] = []
+        found: list[Call] = []
         if self.counts:
             tensors = [self._steps, self._groups, self._fresh, device["hyper"], device["hyper_at"]]
             constants = {
@@ -198,43 +258,63 @@ class Bucket:
             }
             count = len(self.slots)
             arguments = [count, device["grads"], *tensors, self._scalars, found_inf]
+            arguments += [self._unwritten, self._begins]
             programs = -(-count // COUNT_BLOCK)
             constants |= options(self._backend, COUNT_WARPS)
-            calls.append((kernel.count_steps, programs, arguments, constants))
+            found.append(Call(kernel.count_steps, programs, arguments, constants))
         constants = {
             "RULE": rule.update,
             "VARIANT": self.variant,
-            "STATES": len(self.slots[0].states),
+            "STATES": len(self.slots[0].states) - self._switches.AVERAGES,
             "SCALARS": self._scalars.shape[1] - 1,
             "DTYPE": ELEMENTS[self.dtype],
             "COMPUTE": ELEMENTS[self._compute],
             "SCALER": mode,
+            **self._switches._asdict(),
             **self._lanes,
             **options(self._backend, tile.warps, tile.registers),
         }
         tensors = [self._blocks, self._rows, device["grads"], self._scalars, found_inf, grad_scale]
-        calls.append((kernel.multi_tensor, self._programs, tensors, constants))
-        return calls
+        tables: list[Any] = [None, None, None]
+        if self._passes is not None and (self._switches.PREPARES or self._switches.AVERAGES):
+            tables = [self._groups, self._passes.numbers, self._passes.factors]
+        arguments = [*tensors, *tables, self._begins, self._sums]
+        found.append(Call(kernel.multi_tensor, len(self._blocks), arguments, constants))
+        return found
+
+    def square_sums(self, first_sums: Tensor, sums: Tensor, nonfinite: Tensor) -> Call:
+        """The kernel that sums the squares of the gradients' blocks."""
+        assert self._norm_programs is not None
+        arguments = [self._norm_programs, self._rows, self._table.device["grads"]]
+        arguments += [first_sums, sums, nonfinite]
+        constants = {
+            "WIDTH": self._rows.shape[1],
+            "DTYPE": ELEMENTS[self.dtype],
+            "COMPUTE": ELEMENTS[self._compute],
+            **self._norm_lanes,
+            **options(self._backend, NORM_WARPS),
+        }
+        return Call(norm.square_sums, len(self._norm_programs), arguments, constants)
+
+    def stats(self) -> list[tuple[int, float, float, float]]:
+        """Parameter and norms of gradient, update and weight in the last step; waits for it."""
+        if self._sums is None:
+            return []
+        sums = self._sums.cpu().numpy()
+        begins = [0, *self._ends[:-1]]
+        return [
+            (slot.index, *np.sqrt(sums[begin:end].sum(axis=0)).tolist())
+            for slot, begin, end, there in zip(
+                self.slots, begins, self._ends, self._tracked, strict=True
+            )
+            if there and begin != end
+        ]
 
     def _compile(self, scaler: Scaler) -> None:
         """Compile and load before anything is written; done once."""
         if self._compiled or kernel.INTERPRETED.value:
             return
-        for function, _, arguments, constants in self._calls(scaler):
-            try:
-                # Asking for its launcher is what loads it: too large for this device shows here.
-                function.warmup(*arguments, grid=(1,), **constants).run  # noqa: B018
-            except Exception as error:
-                cause: BaseException = error
-                while cause.__cause__ is not None:  # the innermost of the functions inlined
-                    cause = cause.__cause__
-                why = str(cause).strip().splitlines()[-1:]
-                gpu = triton.runtime.driver.active.get_current_target()
-                raise Changed(
-                    self.slots[0].index,
-                    f"Triton {triton.__version__} cannot compile {function.__name__} of the rule "
-                    f"{self.rule!r} in {self.dtype} for {gpu.backend} {gpu.arch} "
-                    f"({type(cause).__name__}: {' '.join(why)}); set FASTOPT_BACKEND=torch to take "
-                    "torch's own step",
-                ) from error
+        of = f"the rule {self.rule!r} in {self.dtype}"
+        if why := calls.compile_all(self._calls(scaler), of):
+            raise Changed(self.slots[0].index, why)
         self._compiled = True

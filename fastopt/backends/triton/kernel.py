@@ -6,7 +6,7 @@ int64, because one tensor alone may have more than 2**31 elements. `count_steps`
 where the host does not know the step: it counts on the device and writes that table of scalars.
 """
 
-# mypy: disable-error-code="assignment"
+# mypy: disable-error-code="assignment,misc"
 # Triton's language, where a tuple that grows has a new type each time.
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from .rules import divide
+from .rules import divide, lerp
 
 # The interpreter cuts bfloat16 off where every GPU rounds to nearest even: see `narrow`.
 INTERPRETED = tl.constexpr(knobs.runtime.interpret)
@@ -30,9 +30,13 @@ VECTORS = tl.constexpr(1)
 ANY = tl.constexpr(0)
 
 # Kernels read tables one number at a time: alignment or a value of 1 is worth no recompilation.
-TABLES = ["blocks", "rows", "grads", "scalars", "found_inf", "grad_scale"]
+TABLES = [
+    "blocks", "rows", "grads", "scalars", "found_inf", "grad_scale",
+    "groups", "numbers", "factors", "begins", "sums",
+]  # fmt: skip
 COUNTS_OF = [
     "tensors", "grads", "steps", "groups", "fresh", "hyper", "hyper_at", "scalars", "found_inf",
+    "unwritten", "begins",
 ]  # fmt: skip
 
 
@@ -78,57 +82,120 @@ def store(at, start, offsets, mask, x, DTYPE: tl.constexpr, PATH: tl.constexpr):
 
 
 @triton.jit
+def prepared(g, p, sign, passes):
+    # The gradient that the rule is given; a group without one of the terms has a neutral number.
+    factor, limit, l1, _weight, _begins = passes
+    g = g * factor
+    g = tl.where(g > limit, limit, g)
+    g = tl.where(g < -limit, -limit, g) * sign
+    # Selected: adding zero would change the sign of a zero.
+    return tl.where(l1 != 0, g + tl.where(p > 0, l1, tl.where(p < 0, -l1, 0.0)), g)
+
+
+@triton.jit
+def square_sum(x, mask):
+    x = tl.where(mask, x, 0.0).to(tl.float64)
+    return tl.sum(x * x, axis=0)
+
+
+@triton.jit
 def update(
-    start, end, at, scalars, sign, scale,
-    RULE: tl.constexpr, VARIANT: tl.constexpr, DTYPE: tl.constexpr, COMPUTE: tl.constexpr,
-    SCALER: tl.constexpr, LANES: tl.constexpr, PATH: tl.constexpr,
+    start, end, at, scalars, sign, scale, passes,
+    RULE: tl.constexpr, VARIANT: tl.constexpr, STATES: tl.constexpr, DTYPE: tl.constexpr,
+    COMPUTE: tl.constexpr, SCALER: tl.constexpr, PREPARES: tl.constexpr, AVERAGES: tl.constexpr,
+    CLEARS: tl.constexpr, TRACKS: tl.constexpr, LANES: tl.constexpr, PATH: tl.constexpr,
 ):  # fmt: skip
-    """Update LANES elements from `start` on, before `end`; `at`: param, gradient, states."""
+    """Update LANES elements from `start` on, before `end`; `at`: param, gradient, states, average.
+
+    Returns the sums of squares of gradient, update and weight where it TRACKS them.
+    """
     offsets = tl.arange(0, LANES)
     mask = offsets < (end - start).to(tl.int32)
     p = load(at[0], start, offsets, mask, DTYPE, COMPUTE, PATH)
     g = load(at[1], start, offsets, mask, DTYPE, COMPUTE, PATH)
     states = ()
-    for k in tl.static_range(2, len(at)):
+    for k in tl.static_range(2, 2 + STATES):
         states = states + (load(at[k], start, offsets, mask, DTYPE, COMPUTE, PATH),)  # noqa: RUF005
     if SCALER == UNSCALES:
-        # Written back, as after GradScaler.unscale_: a later pass finds true gradients.
         g = divide(g, scale.to(COMPUTE))
-        store(at[1], start, offsets, mask, g, DTYPE, PATH)
-    p, states = RULE(p, g * sign, states, scalars, VARIANT)
+        if not CLEARS:
+            # Written back, as after GradScaler.unscale_: a later pass finds true gradients.
+            store(at[1], start, offsets, mask, g, DTYPE, PATH)
+    before = p
+    given = prepared(g, p, sign, passes) if PREPARES else g * sign
+    p, states = RULE(p, given, states, scalars, VARIANT)
     store(at[0], start, offsets, mask, p, DTYPE, PATH)
-    for k in tl.static_range(2, len(at)):
+    for k in tl.static_range(2, 2 + STATES):
         store(at[k], start, offsets, mask, states[k - 2], DTYPE, PATH)
+    squares = ()
+    if AVERAGES or TRACKS:
+        p = widen(narrow(p, DTYPE), COMPUTE)  # as it was stored
+    if AVERAGES:
+        average = load(at[2 + STATES], start, offsets, mask, DTYPE, COMPUTE, PATH)
+        average = tl.where(passes[4] != 0, p, lerp(average, p, passes[3]))
+        store(at[2 + STATES], start, offsets, mask, average, DTYPE, PATH)
+    if CLEARS:
+        store(at[1], start, offsets, mask, tl.zeros_like(g), DTYPE, PATH)
+    if TRACKS:
+        squares = (square_sum(g, mask), square_sum(p - before, mask), square_sum(p, mask))
+    return squares
+
+
+@triton.jit
+def numbers_of(group, numbers, factors, COMPUTE: tl.constexpr):
+    numbers += group * 4
+    limit = tl.load(numbers + 1).to(COMPUTE)
+    l1 = tl.load(numbers + 2).to(COMPUTE)
+    return tl.load(factors + group).to(COMPUTE), limit, l1, tl.load(numbers + 3).to(COMPUTE)
+
+
+@triton.jit
+def clear(at, start, end, DTYPE: tl.constexpr, LANES: tl.constexpr):
+    at = at.to(tl.pointer_type(DTYPE))
+    offsets = tl.arange(0, LANES)
+    while start < end:
+        zeros = narrow(tl.zeros([LANES], tl.float32), DTYPE)
+        tl.store(at + start + offsets, zeros, mask=start + offsets < end)
+        start += LANES
 
 
 @triton.jit(do_not_specialize_on_alignment=TABLES)
 def multi_tensor(
-    blocks, rows, grads, scalars, found_inf, grad_scale,
+    blocks, rows, grads, scalars, found_inf, grad_scale, groups, numbers, factors, begins, sums,
     RULE: tl.constexpr, VARIANT: tl.constexpr, STATES: tl.constexpr, SCALARS: tl.constexpr,
-    DTYPE: tl.constexpr, COMPUTE: tl.constexpr, SCALER: tl.constexpr, BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr, COMPUTE: tl.constexpr, SCALER: tl.constexpr, PREPARES: tl.constexpr,
+    AVERAGES: tl.constexpr, CLEARS: tl.constexpr, TRACKS: tl.constexpr, BLOCK: tl.constexpr,
     VECTOR: tl.constexpr, SINGLES: tl.constexpr,
 ):  # fmt: skip
     """Update one block of one tensor.
 
     blocks: tensor << 32 | number of the block in its tensor, one a program.
-    rows: [n, param, states...] a tensor; grads: its gradient's address, 0 where it has none.
+    rows: [n, param, states..., average] a tensor; grads: its gradient's address, 0 where it has
+    none.
     scalars: [sign, the rule's scalars...] a tensor; sign is -1 to maximize.
     VECTOR: elements in 16 bytes; SINGLES: threads, each of which takes one element of a remainder.
+    Of the passes, None where there is none of them: groups, the group of each tensor; numbers and
+    factors, see passes.Passes, a group; begins, 1 where a tensor's average has never been written
+    (None: all have been); sums, three a program, where it TRACKS.
     """
     entry = tl.load(blocks + tl.program_id(0))
     tensor = entry >> 32
     offset = (entry & 0xFFFFFFFF) * BLOCK
-    row = rows + tensor * (2 + STATES)
+    row = rows + tensor * (2 + STATES + AVERAGES)
     grad = tl.load(grads + tensor)
     n = tl.where(grad == 0, 0, tl.load(row))
     scale = 1.0
     if SCALER >= SKIPS:
-        n = tl.where(tl.load(found_inf) != 0, 0, n)
+        skipped = tl.load(found_inf) != 0
+        if CLEARS:  # noqa: SIM102 - a constant, then a number on the device
+            if skipped:
+                clear(grad, offset, tl.minimum(offset + BLOCK, n), DTYPE, SINGLES)
+        n = tl.where(skipped, 0, n)
     if SCALER == UNSCALES:
         scale = tl.load(grad_scale)
     at = (tl.load(row + 1), grad)
     bits = at[0] | grad
-    for k in tl.static_range(STATES):
+    for k in tl.static_range(STATES + AVERAGES):
         address = tl.load(row + 2 + k)
         at = at + (address,)  # noqa: RUF005
         bits = bits | address
@@ -137,29 +204,53 @@ def multi_tensor(
     values = ()
     for k in tl.static_range(SCALARS):
         values = values + (tl.load(scalar_row + 1 + k),)  # noqa: RUF005
+    passes = ()
+    if PREPARES or AVERAGES:
+        passes = numbers_of(tl.load(groups + tensor), numbers, factors, COMPUTE)
+        if AVERAGES and begins is not None:
+            passes = passes + (tl.load(begins + tensor),)  # noqa: RUF005
+        else:
+            passes = passes + (0,)  # noqa: RUF005
     # Whole vectors of 16 bytes, where all pointers are multiples of that; then one by one.
     vectors = tl.multiple_of(tl.where(bits % 16 == 0, n - n % VECTOR, 0), VECTOR)
     offset = tl.multiple_of(offset, BLOCK)
     end = tl.minimum(offset + BLOCK, n)
+    total = ()
+    if TRACKS:
+        zero = tl.load(scalar_row).to(tl.float64) * 0
+        total = (zero, zero, zero)
     if offset + BLOCK <= vectors:
-        update(
-            offset, vectors, at, values, sign, scale,
-            RULE, VARIANT, DTYPE, COMPUTE, SCALER, BLOCK, FULL,
+        squares = update(
+            offset, vectors, at, values, sign, scale, passes,
+            RULE, VARIANT, STATES, DTYPE, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
+            BLOCK, FULL,
         )  # fmt: skip
+        if TRACKS:
+            total = squares
     else:
         if offset < vectors:
-            update(
-                offset, vectors, at, values, sign, scale,
-                RULE, VARIANT, DTYPE, COMPUTE, SCALER, BLOCK, VECTORS,
+            squares = update(
+                offset, vectors, at, values, sign, scale, passes,
+                RULE, VARIANT, STATES, DTYPE, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
+                BLOCK, VECTORS,
             )  # fmt: skip
+            if TRACKS:
+                total = squares
         # In a loop, as it is rare: unrolled, it would set the registers of the paths above.
         start = tl.maximum(offset, vectors)
         while start < end:
-            update(
-                start, end, at, values, sign, scale,
-                RULE, VARIANT, DTYPE, COMPUTE, SCALER, SINGLES, ANY,
+            squares = update(
+                start, end, at, values, sign, scale, passes,
+                RULE, VARIANT, STATES, DTYPE, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
+                SINGLES, ANY,
             )  # fmt: skip
+            if TRACKS:
+                total = (total[0] + squares[0], total[1] + squares[1], total[2] + squares[2])
             start += SINGLES
+    if TRACKS:
+        out = sums + tl.program_id(0) * 3
+        for k in tl.static_range(3):
+            tl.store(out + k, total[k])
 
 
 @triton.jit
@@ -175,7 +266,7 @@ def load_number(address, mask):
 
 @triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=COUNTS_OF)
 def count_steps(
-    tensors, grads, steps, groups, fresh, hyper, hyper_at, scalars, found_inf,
+    tensors, grads, steps, groups, fresh, hyper, hyper_at, scalars, found_inf, unwritten, begins,
     SCALARS_OF: tl.constexpr, HYPER: tl.constexpr, COUNTS: tl.constexpr, SCALER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -184,6 +275,7 @@ def count_steps(
     steps: address of each step tensor; fresh: 1 where the states have never been written; groups:
     which group each is in. hyper: [sign, hyperparameters...] a group; hyper_at: the address of each
     one that is a tensor on the device, else 0. A skipped or absent update counts nothing.
+    unwritten: 1 where the average has never been written, then this step's copy of it; or None.
     """
     tensor = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = tensor < tensors
@@ -204,6 +296,10 @@ def count_steps(
         tl.store(address.to(tl.pointer_type(tl.float64)), step, mask=live & wide)
     first = tl.load(fresh + tensor, mask=mask, other=0)
     tl.store(fresh + tensor, tl.zeros_like(first), mask=live)
+    if unwritten is not None:
+        begin = tl.load(unwritten + tensor, mask=mask, other=0)
+        tl.store(begins + tensor, begin, mask=mask)
+        tl.store(unwritten + tensor, tl.zeros_like(begin), mask=live)
     group = tl.load(groups + tensor, mask=mask, other=0).to(tl.int64) * (1 + HYPER)
     numbers = ()
     for k in tl.static_range(HYPER):

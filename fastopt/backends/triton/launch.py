@@ -9,7 +9,7 @@ the device, for that one, and the tables are recorded for the new stream.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,14 +20,15 @@ from torch import Tensor
 from ... import _core
 from . import Scaler, freshness
 from .bucket import Bucket
+from .passes import Passes, Switches, measures, switches
 from .rules import RULES
 from .slots import Changed, Slot, extent, prepare
 from .tables import capturing, constant
 
 Group = dict[str, Any]
 
-# Buckets that a CUDA graph still reads at its next replay, also when their plan is gone.
-_captured: WeakKeyDictionary[torch.optim.Optimizer, list[Bucket]] = WeakKeyDictionary()
+# What a CUDA graph still reads at its next replay, also when its plan is gone.
+_captured: WeakKeyDictionary[torch.optim.Optimizer, list[Launch]] = WeakKeyDictionary()
 
 
 def counts_on_device(rule: str, group: Group) -> bool:
@@ -36,19 +37,27 @@ def counts_on_device(rule: str, group: Group) -> bool:
     return bool(group.get("capturable") or group.get("fused") or on_device)
 
 
+def overlap(extents: Iterable[tuple[int, int]]) -> bool:
+    """Whether any two of these runs of memory share a byte."""
+    end, shared = 0, False
+    for begin, stop in sorted(extents):
+        shared |= begin < end and begin != stop
+        end = max(end, stop)
+    return shared
+
+
+def gradients(slots: Sequence[Slot]) -> list[tuple[int, int]]:
+    """The memory of those that there are."""
+    return [extent(s.param.grad) for s in slots if s.param.grad is not None]
+
+
 def assign_layers(slots: Sequence[Slot], unscales: bool) -> None:
     """Parameters that share memory are updated one after the other, as torch's loop does.
 
     So are those that share a gradient, where it is unscaled in place.
     """
-    written = [[extent(s.param)] for s in slots]
-    if unscales:
-        for extents, slot in zip(written, slots, strict=True):
-            extents += [] if slot.param.grad is None else [extent(slot.param.grad)]
-    end, shared = 0, False
-    for begin, stop in sorted(itertools.chain.from_iterable(written)):
-        shared |= begin < end and begin != stop
-        end = max(end, stop)
+    written = [[extent(s.param), *(gradients([s]) if unscales else [])] for s in slots]
+    shared = overlap(itertools.chain.from_iterable(written))
     for i, slot in enumerate(slots if shared else ()):
         for k, before in enumerate(slots[:i]):
             pairs = itertools.product(written[i], written[k])
@@ -59,7 +68,9 @@ def assign_layers(slots: Sequence[Slot], unscales: bool) -> None:
 class Launch:
     """The share of an optimizer's step that Triton does: parameters `indices`, over all groups.
 
-    `first` holds one byte a parameter, 1 where its states exist but have never been written.
+    `first` and `begins` hold one byte a parameter: 1 where its states, its average exist but have
+    never been written. `groups` are those of the optimizer, or without their passes where torch
+    does these. `skipped` gives the device's count of steps left out.
     """
 
     def __init__(
@@ -68,73 +79,104 @@ class Launch:
         rule: str,
         indices: Collection[int],
         first: bytes,
+        begins: bytes,
         scaler: Scaler,
+        groups: Sequence[Group],
+        skipped: Callable[[torch.device], Tensor],
     ) -> None:
         self._rule = rule
         self._mode = scaler.mode
         self._unscales = scaler.unscales
         self._slots: list[Slot] = []
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
-        groups = optimizer.param_groups
         self._names = [tuple(_core.state_names(rule, group)) for group in groups]
+        self._switches = [switches(group) for group in groups]
         idle = bytearray(len(first))  # those without a gradient so far
+        devices: list[torch.device] = []
         index = -1
         for g, group in enumerate(groups):
             for param in group["params"]:
                 index += 1
-                if index in indices and param.grad is None:
+                if index not in indices:
+                    continue
+                devices.append(param.device)
+                if param.grad is None:
                     idle[index] = 1
-                elif index in indices:
-                    self._slots.append(self._slot(index, g, param, optimizer.state, first))
+                    continue
+                slot = self._slot(index, g, param, optimizer.state)
+                slot.first, slot.begins = bool(first[index]), bool(begins[index])
+                self._slots.append(slot)
+        # Gradients that share memory cannot be cleared in the pass: another one may yet read them.
+        self._clears: list[bool] = []
+        if any(s.CLEARS for s in self._switches) and overlap(gradients(self._slots)):
+            self._clears = [s.CLEARS for s in self._switches]
+            self._switches = [s._replace(CLEARS=False) for s in self._switches]
         assign_layers(self._slots, unscales=scaler.unscales)
+        self._passes: Passes | None = None
+        if measures(groups) or any(map(any, self._switches)):
+            with self._on(devices[0]):
+                self._passes = Passes(groups, devices[0], skipped(devices[0]))
         members: dict[tuple[Any, ...], list[Slot]] = {}
         for slot in self._slots:
-            variant = _core.variants(rule).index(list(slot.names))
-            key = (slot.layer, slot.param.device, slot.param.dtype, variant)
+            names = slot.names[: len(self._names[slot.group])]
+            variant = _core.variants(rule).index(list(names))
+            passes = self._switches[slot.group]
+            key = (slot.layer, slot.param.device, slot.param.dtype, variant, passes)
             members.setdefault(key, []).append(slot)
         self.buckets = [
-            self._bucket(variant, slots, groups)
-            for (_, _, _, variant), slots in sorted(members.items(), key=lambda kv: kv[0][0])
+            self._bucket(variant, slots, groups, passes)
+            for (_, _, _, variant, passes), slots in sorted(
+                members.items(), key=lambda kv: kv[0][0]
+            )
         ]
-        self._containers = _core.Containers(rule, groups, optimizer.state, bytes(idle))
+        table = None
+        if self._passes is not None:
+            self._passes.lay_out(self.buckets)
+            table = self._passes.numbers_on_host
+        self._containers = _core.Containers(rule, list(groups), optimizer.state, bytes(idle), table)
 
-    def _slot(
-        self, index: int, g: int, param: Tensor, state: Mapping[Tensor, Any], first: bytes
-    ) -> Slot:
+    def _slot(self, index: int, g: int, param: Tensor, state: Mapping[Tensor, Any]) -> Slot:
         kept = state.get(param, {})
-        names = self._names[g]
+        names = self._names[g] + ("ema",) * self._switches[g].AVERAGES
         counted = ["step"] * _core.counts_steps(self._rule)
         for name in (*names, *counted):
             if kept.get(name) is None:
                 raise Changed(index, f"it has no state {name!r}")
         states = [kept[name] for name in names]
         step = kept["step"] if counted else None
-        slot = Slot(index, g, param, kept, states, names, step, bool(first[index]))
+        slot = Slot(index, g, param, kept, states, names, step, first=False)
         grad = param.grad
         assert grad is not None  # those without one are idle
-        prepare(slot, grad, self._unscales)
+        prepare(slot, grad, self._unscales or self._switches[g].CLEARS)
         return slot
 
-    def _bucket(self, variant: int, slots: list[Slot], groups: Sequence[Group]) -> Bucket:
+    def _bucket(
+        self, variant: int, slots: list[Slot], groups: Sequence[Group], passes: Switches
+    ) -> Bucket:
         device = slots[0].param.device
+        skips = self._passes is not None and self._passes.skips_nonfinite
         counts = (
             self._mode > 0
+            or skips
             or any(counts_on_device(self._rule, groups[g]) for g in {s.group for s in slots})
             or any(s.step is not None and s.step.device.type != "cpu" for s in slots)
-            or any(freshness.known(s) for s in slots)
+            or any(map(freshness.known, (s for slot in slots for s in slot.states)))
         )
         if counts and RULES[self._rule].scalars is None:
             raise Changed(
                 slots[0].index,
                 f"the rule {self._rule!r} has no scalars on the device, which GradScaler, "
-                "capturable=True and a learning rate on the device need; set FASTOPT_BACKEND=torch",
+                "skip_nonfinite, capturable=True and a learning rate on the device need; set "
+                "FASTOPT_BACKEND=torch",
             )
         if counts:
             for slot in slots:
                 if slot.step is not None and slot.step.device != device:
                     slot.step = slot.kept["step"] = constant(slot.step.detach().numpy(), device)
         with self._on(device):
-            return Bucket(self._rule, variant, slots, groups, counts, self._unscales)
+            return Bucket(
+                self._rule, variant, slots, groups, counts, self._unscales, passes, self._passes
+            )
 
     @staticmethod
     def _on(device: torch.device) -> Any:
@@ -156,13 +198,21 @@ class Launch:
                         "a CUDA graph captures its step, but capturable is False in its param "
                         "group: construct the optimizer with capturable=True",
                     )
-                _captured.setdefault(optimizer, []).append(bucket)
+                _captured.setdefault(optimizer, []).append(self)
             with self._on(bucket.device):
-                bucket.collect(groups, scaler)
+                bucket.collect(groups, self._seen(scaler))
+        if self._passes is not None:
+            with self._on(self._passes.device):
+                if why := self._passes.collect(scaler):
+                    raise Changed(-1, why)
 
-    def params(self) -> list[Tensor]:
-        """The parameters that the step just checked will write."""
-        return [param for bucket in self.buckets for param in bucket.params()]
+    def _seen(self, scaler: Scaler) -> Scaler:
+        """What the update sees of GradScaler: the norm's kernel adds steps to be skipped."""
+        return scaler if self._passes is None else self._passes.scaler(scaler)
+
+    def written(self) -> list[Tensor]:
+        """What the step just checked will write."""
+        return [tensor for bucket in self.buckets for tensor in bucket.written()]
 
     def run(self, scaler: Scaler) -> None:
         """Launch what `check` has collected, on the current stream of every device."""
@@ -171,7 +221,26 @@ class Launch:
                 with self._on(bucket.device):
                     if bucket.device.type == "cuda":
                         self._follow(bucket.device)
-                    bucket.launch(scaler)
+                    bucket.upload()
+            if self._passes is not None:
+                with self._on(self._passes.device):
+                    self._passes.measure(scaler)
+            for bucket in self.buckets:
+                with self._on(bucket.device):
+                    bucket.launch(self._seen(scaler))
+            for slot in self._slots if self._clears else ():
+                if self._clears[slot.group] and slot.param.grad is not None:
+                    slot.param.grad.zero_()
+
+    @property
+    def norm(self) -> Tensor | None:
+        """The norm of the last step's gradients, on the device; None if it is not asked for."""
+        passes = self._passes
+        return passes.norm if passes is not None and passes.measures else None
+
+    def stats(self) -> list[tuple[int, float, float, float]]:
+        """Parameter and norms of gradient, update and weight in the last step; waits for it."""
+        return sorted(row for bucket in self.buckets for row in bucket.stats())
 
     def _follow(self, device: torch.device) -> None:
         """Order this step behind the last one, where that ran on another stream."""
@@ -185,3 +254,6 @@ class Launch:
             if bucket.device == device:
                 for table in bucket.tables():
                     table.record_stream(stream)
+        if self._passes is not None:
+            for table in self._passes.tables():
+                table.record_stream(stream)

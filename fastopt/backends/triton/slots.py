@@ -39,6 +39,7 @@ class Slot:
     names: tuple[str, ...]
     step: Tensor | None
     first: bool  # the states have never been written
+    begins: bool = False  # nor has the average, which is then the last of the states
     layer: int = 0  # launched after lower layers, which share its memory
     strides: tuple[int, ...] = ()  # of every tensor the kernel sees
     addresses: list[int] = field(default_factory=list)  # of param and states, for the kernel
@@ -124,14 +125,14 @@ def mismatch(tensor: Tensor, param: Tensor) -> str | None:
     return None
 
 
-def check_tensors(slot: Slot, grad: Tensor, unscales: bool) -> None:
-    """Raise Changed where a tensor does not fit; the gradient is written only if unscaled."""
+def check_tensors(slot: Slot, grad: Tensor, writes_grad: bool) -> None:
+    """Raise Changed where a tensor does not fit."""
     param = slot.param.detach()
     states = zip([f"its state {name!r}" for name in slot.names], slot.states, strict=True)
     for subject, tensor in (("it", param), ("its gradient", grad), *states):
         if why := mismatch(tensor, param):
             raise Changed(slot.index, f"{subject} {why}")
-        written = tensor is not grad or unscales
+        written = tensor is not grad or writes_grad
         if written and tensor.numel() > 1 and span(tensor) < tensor.numel():
             raise Changed(
                 slot.index,
@@ -151,9 +152,9 @@ def check_tensors(slot: Slot, grad: Tensor, unscales: bool) -> None:
         )
 
 
-def prepare(slot: Slot, grad: Tensor, unscales: bool) -> None:
+def prepare(slot: Slot, grad: Tensor, writes_grad: bool) -> None:
     """Check the slot's tensors, decide the layout, make room for what must be staged."""
-    check_tensors(slot, grad, unscales)
+    check_tensors(slot, grad, writes_grad)
     param = slot.param.detach()
     dense = is_dense(param.shape, param.stride())
     layout = param if dense else torch.empty(param.shape, device="meta")
