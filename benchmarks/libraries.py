@@ -57,8 +57,8 @@ TORCHS = (*ADAMS, "SGD", "RMSprop")
 
 # Measured after CHECK_STEPS: 8-bit states are off by 0.01 of the update, 4-bit ones by 0.14.
 EIGHT_BIT, FOUR_BIT = 0.05, 0.25
-# A compiled AdamW was seen 1.8 element-wise tolerances off, 2e-5 of its update, and DeepSpeed's 1.04:
-# rounding, no fault.
+# A compiled AdamW was seen 1.8 element-wise tolerances off, 2e-5 of its update, and DeepSpeed's
+# 1.04: rounding, no fault.
 ROUNDED = 1e-4
 
 LIBRARIES: dict[str, Library] = {
