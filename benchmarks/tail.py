@@ -127,8 +127,9 @@ ENTRANTS: dict[str, dict[str, Maker]] = {
     "plain": {"fastopt": _observed, "fastopt.plain": MAKERS["fastopt"]},
 }
 # torch sums a norm in float32: GPT-2's largest gradient comes out 0.24 % too small here, and
-# AdamW's update, after it was clipped, 0.016 % off (root mean square over the update's; without clipping it
-# would be 21 %). That is slow and right; fastopt, which sums in double, is held to every element.
+# AdamW's update, after it was clipped, 0.016 % off (root mean square over the update's; without
+# clipping it would be 21 %). That is slow and right; fastopt, which sums in double, is held to
+# every element.
 NORM_ERROR = 0.001
 COARSE = dict.fromkeys(("torch.passes", "torch.passes, for-loop"), NORM_ERROR)
 PEERS = {against: tuple(makers)[1:] for against, makers in ENTRANTS.items()}
