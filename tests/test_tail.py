@@ -195,7 +195,7 @@ def test_switched_on_and_off_on_torchs_path(
     for limit in (None, 0.5, None):
         ours.param_groups[0]["max_grad_norm"] = limit
         run(ours, 1)
-        assert (ours.grad_norm is None) == (limit is None)
+        assert ours.grad_norm is None if limit is None else ours.grad_norm > 0
 
 
 TORCH_ALONE = [name for name in COMBINED if name in ("norm", "value", "l1", "ema", "clear", "all")]
