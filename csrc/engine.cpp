@@ -50,6 +50,7 @@ void Batch::clear() {
   needs_norm_ = skips_nonfinite_ = false;
   layouts_.clear();
   extents_.clear();
+  overlap_known_ = false;
   footprint_ = 0;
   kernels_ = &kernels();
 }
@@ -120,7 +121,7 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
       refuse(refused.what());
     }
     if (!fits(views[k], views[0])) refuse(mismatch(views[k], views[0]));
-    const bool written = k != 1 || passes.unscale || passes.clear_grads;
+    const bool written = k != 1 || passes.writes_grads();
     if (written && overlaps_itself(views[k])) {
       refuse(
           "is expanded (unsupported operation: more than one element refers to a single memory "
@@ -150,7 +151,7 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
   const View& p = views[0];
   const int reals = p.complex ? 2 : 1;
   extents_.push_back(extent(p));
-  if (passes.unscale || passes.clear_grads) extents_.push_back(extent(views[1]));
+  if (passes.writes_grads()) extents_.push_back(extent(views[1]));
   if (p.numel == 0) return;
   Entry& entry = entries_.emplace_back();
   entry.kernel = kernels_->update[passes.more()][rule_][variant_][int(p.dtype)];
@@ -183,6 +184,15 @@ bool Batch::leaves_clearing() {
 // have and GradScaler unscales) are updated one after the other, as torch's loop does. Sorting is
 // left out while the addresses stay what they were in the last step.
 bool Batch::written_memory_overlaps() {
+  if (overlap_known_) return overlap_;
+  overlap_known_ = true;
+  // Where one group writes to its gradients, another may have the same ones to read.
+  const auto writes = [](const Passes& passes) { return passes.writes_grads(); };
+  if (std::any_of(passes_.begin(), passes_.end(), writes)) {
+    for (const Entry& entry : entries_) {
+      if (!passes_[entry.passes].writes_grads()) extents_.push_back(extent_of_grad(entry));
+    }
+  }
   if (extents_ != last_extents_) {
     last_extents_ = extents_;
     sorted_extents_ = extents_;

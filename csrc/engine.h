@@ -88,6 +88,7 @@ class Batch {
   void prefetch(size_t tensors) const;
   int64_t add_layout(const View* views, int count);
   int scalars_for(double step, bool first);
+  std::pair<char*, char*> extent_of_grad(const Entry& entry) const;
   bool written_memory_overlaps();
   bool measure_share(int64_t from, int64_t to);
   void share(int64_t from, int64_t to);
@@ -111,6 +112,7 @@ class Batch {
   bool skips_nonfinite_ = false;
   std::vector<std::pair<char*, char*>> extents_, last_extents_, sorted_extents_;
   bool overlap_ = false;
+  bool overlap_known_ = false;  // for this step
 
   const Kernels* kernels_ = nullptr;
   int rule_ = 0;

@@ -30,6 +30,8 @@ struct Passes {
   bool track_stats = false;
   bool skip_nonfinite = false;
 
+  bool writes_grads() const { return unscale || clear_grads; }
+
   // Whether they ask for more than the kernel of the bare update does.
   bool more() const {
     return clip_norm || max_grad_value != kUnlimited || l1 != 0 || average || clear_grads ||

@@ -133,7 +133,7 @@ void Plan::collect(const py::list& groups, std::optional<double> grad_scale) {
       collect_param(slot, grad.ptr(), hyper.variant, passes.average);
       updated_.push_back(&slot);
       if (passes.clear_grads) cleared_.push_back(grad.ptr());
-      rewritten_ |= passes.unscale || passes.clear_grads;
+      rewritten_ |= passes.writes_grads();
       grads_.push_back(std::move(grad));
     }
   }

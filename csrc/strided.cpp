@@ -112,6 +112,18 @@ void Batch::walk(const Entry& entry, int64_t from, int64_t to, const Visit& visi
   }
 }
 
+// The memory that an entry's gradient lies in.
+std::pair<char*, char*> Batch::extent_of_grad(const Entry& entry) const {
+  int64_t last = entry.run.count - 1;
+  if (entry.layout >= 0) {
+    const Layout layout{layouts_.data() + entry.layout};
+    last = 0;
+    for (int64_t d = 0; d < layout.dims(); ++d) last += (layout.size(d) - 1) * layout.stride(d, 1);
+  }
+  char* const data = entry.run.streams[1];
+  return {data, data + (last + 1) * kElementBytes[int(entry.dtype)]};
+}
+
 // One stream's elements [from, to), made contiguous.
 void Batch::gather(const Entry& entry, int stream, int64_t from, int64_t to, char* out) const {
   const int64_t stride = Layout{layouts_.data() + entry.layout}.stride(0, stream);
@@ -149,7 +161,7 @@ void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end, doubl
     entry.kernel(&gathered, 1, scalars, passes);
     walk(entry, at, stop, [&](const Run& run, int64_t offset) {
       for (int k = 0; k < entry.stream_count; ++k) {
-        if (k == 1 && !passes.unscale && !passes.clear_grads) continue;  // gradients are only read
+        if (k == 1 && !passes.writes_grads()) continue;  // gradients are only read
         copy_elements(run.streams[k], layout.stride(0, k), scratch[k] + offset * bytes, 1,
                       run.count, bytes);
       }

@@ -386,16 +386,22 @@ def test_expanded_gradients(optimizer: Optimizer) -> None:
     assert_same_bits(p, before)
 
 
-def test_a_shared_gradient_is_cleared_last(optimizer: Optimizer) -> None:
-    shared, apart = (
-        optimizer.ours([parameter((40_000,), torch.float32, seed=i) for i in range(3)], **own)
-        for own in ({"clear_grads": True}, {})
-    )
+@pytest.mark.parametrize("clears", [(True, True, True), (True, False, False)], ids=str)
+def test_a_shared_gradient_is_cleared_last(optimizer: Optimizer, clears: tuple[bool, ...]) -> None:
+    """Also where only some of the groups that share it clear theirs."""
     grad = values((40_000,), torch.float32, seed=9)
-    for p in params_of(shared):
-        p.grad = grad
+
+    def make(own: Sequence[bool]) -> torch.optim.Optimizer:
+        params = [parameter((40_000,), torch.float32, seed=i) for i in range(3)]
+        return optimizer.ours(
+            [{"params": [p], "clear_grads": on} for p, on in zip(params, own, strict=True)]
+        )
+
+    shared, apart = make(clears), make((False, False, False))
     for p in params_of(apart):
         p.grad = grad.clone()
+    for p in params_of(shared):
+        p.grad = grad
     shared.step()
     apart.step()
     assert_same_state(shared, apart)
