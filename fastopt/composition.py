@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from .arguments import PASSES
+
 if TYPE_CHECKING:
     from .optim._fused import FusedStep
 
@@ -23,15 +25,11 @@ Stats: TypeAlias = "tuple[int, float, float, float]"  # parameter; norms of grad
 
 def passes_on(group: dict[str, Any]) -> list[str]:
     """The names of the passes that a param group asks for."""
-    names = ("max_grad_norm", "max_grad_value", "ema_decay")
-    switches = ("skip_nonfinite", "l1", "clear_grads", "track_stats")
-    return [n for n in names if group[n] is not None] + [n for n in switches if group[n]]
+    return [name for name, argument in PASSES.items() if group[name] != argument.default]
 
 
 def without_passes(group: dict[str, Any]) -> dict[str, Any]:
-    off: dict[str, Any] = {"max_grad_norm": None, "max_grad_value": None, "ema_decay": None}
-    off |= {"skip_nonfinite": False, "l1": 0.0, "clear_grads": False, "track_stats": False}
-    return {**group, **off}
+    return {**group, **{name: argument.default for name, argument in PASSES.items()}}
 
 
 def real(t: Tensor) -> Tensor:

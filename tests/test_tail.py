@@ -119,6 +119,18 @@ def test_swap(optimizer: Optimizer) -> None:
     run(ours, 1)
 
 
+def test_swap_of_parameters_that_share_memory(optimizer: Optimizer) -> None:
+    memory = torch.randn(8)
+    params = [torch.nn.Parameter(memory[:6]), torch.nn.Parameter(memory[3:])]
+    ours = optimizer.ours(params, lr=0.1, ema_decay=0.9)
+    run(ours, 3)
+    before = [memory.clone(), *(average.clone() for average in ours.ema_parameters())]
+    with ours.swap_ema():
+        assert not torch.equal(memory, before[0])
+    for a, b in zip([memory, *ours.ema_parameters()], before, strict=True):
+        assert_same_bits(a, b)
+
+
 def test_a_parameter_without_gradient_stands_for_its_average(optimizer: Optimizer) -> None:
     ours = make(optimizer, ema_decay=0.9)
     first, second = params_of(ours)

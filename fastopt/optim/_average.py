@@ -60,7 +60,8 @@ class Averages(torch.optim.Optimizer):
                 done.append(pair)
             yield
         finally:
-            for pair in done:
+            # Backwards: parameters that share memory take back what they gave.
+            for pair in reversed(done):
                 _swap(*pair)
             self._swapped = False
 

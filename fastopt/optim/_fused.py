@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from .. import arguments
+from ..arguments import PASSES, Argument
 from ..backends.triton import Scaler
 from ..plan import NO_SCALER, Plan
 from ..routes import parameters
-from . import _arguments
-from ._arguments import PASSES, Argument
 from ._average import Averages
 
 NO_PLAN = (-1, "there is no plan yet")
@@ -40,19 +40,19 @@ class FusedStep(Averages):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "_rule" in cls.__dict__:
-            cls.__signature__ = _arguments.signature(cls.__bases__[1], cls._arguments)  # type: ignore[attr-defined]
+            cls.__signature__ = arguments.signature(cls.__bases__[1], cls._arguments)  # type: ignore[attr-defined]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         own = {
             name: kwargs.pop(name, argument.default) for name, argument in self._arguments.items()
         }
-        _arguments.check(self._arguments, own)
+        arguments.check(self._arguments, own)
         super().__init__(*args, **kwargs)
         self.defaults.update(own)
-        _arguments.adopt(self, own, [])
+        arguments.adopt(self, own, [])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        _arguments.check(self._arguments, param_group)
+        arguments.check(self._arguments, param_group)
         super().add_param_group(param_group)
 
     add_param_group.__doc__ = torch.optim.Optimizer.add_param_group.__doc__
@@ -233,6 +233,6 @@ class FusedStep(Averages):
         super().__setstate__(state)
         # A checkpoint of torch's knows nothing of our arguments: they stay what they are.
         own = {n: self.defaults.setdefault(n, a.default) for n, a in self._arguments.items()}
-        _arguments.adopt(self, own, groups)
+        arguments.adopt(self, own, groups)
         # Loaded state replaces tensors; the plan must not keep the old ones until the next step.
         self._plan = self._last = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ._arguments import EPS_IN_SQRT, PASSES
+from ..arguments import EPS_IN_SQRT, PASSES
 from ._fused import FusedStep
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ._arguments import DECOUPLED_WEIGHT_DECAY, EPS_IN_SQRT, PASSES, Argument
+from ..arguments import DECOUPLED_WEIGHT_DECAY, EPS_IN_SQRT, PASSES, Argument
 from ._fused import FusedStep
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ._arguments import DECOUPLED_WEIGHT_DECAY, PASSES
+from ..arguments import DECOUPLED_WEIGHT_DECAY, PASSES
 from ._fused import FusedStep
 
 
