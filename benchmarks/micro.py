@@ -100,13 +100,10 @@ def rule(elements: int, algorithm: str, dtype: str, passes: int) -> Bench:
     optimizer.step()
     assert param.grad is not None
     name, group, state = optimizer._rule, optimizer.param_groups[0], optimizer.state[param]
-    hyper: list[float] = []
-    for key in _core.hyper_names(name):
-        hyper += group[key] if isinstance(group[key], tuple) else [group[key]]
     lists = ([param] * passes, [param.grad] * passes)
     states = [[state[key]] * passes for key in _core.state_names(name, group)]
     counts = [state["step"]] * passes if _core.counts_steps(name) else []
-    update = partial(_core.update, name, *lists, states, counts, b"", hyper, False, None, threads=1)
+    update = partial(_core.update, name, *lists, states, counts, b"", group, False, None, threads=1)
     stream = contestants.floor(problem, threads=1)
     steps: dict[str, Step] = {"stream": _on(best, lambda: [stream() for _ in range(passes)])}
     errors = {}

@@ -46,45 +46,59 @@ int switches_of(const Passes& passes) {
 
 constexpr int kPassNumbers = 4;
 
+// Makes each end of sorted extents that of all before it, too; whether any two of them overlap.
+bool furthest_ends(std::vector<Extent>& sorted) {
+  bool overlap = false;
+  char* end = nullptr;
+  for (auto& [from, to] : sorted) {
+    overlap |= from < end && from != to;
+    end = to = std::max(end, to);
+  }
+  return overlap;
+}
+
 }  // namespace
 
 Containers::Containers(const std::string& rule, const py::list& groups, const py::dict& state,
-                       const std::string& idle, const std::optional<Doubles>& passes)
+                       const std::string& idle, const std::optional<Doubles>& passes,
+                       const Int64s& written)
     : rule_(find_rule(rule)), idle_(idle), passes_(passes) {
   if (passes && passes->size() != py::ssize_t(groups.size()) * kPassNumbers) {
     throw std::invalid_argument("Containers: a table of the wrong size");
   }
-  static PyObject* params_key = interned("params");
-  for (const py::handle group : groups) {
+  for (Py_ssize_t g = 0; g < PyList_GET_SIZE(groups.ptr()); ++g) {
+    const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups.ptr(), g));
     Group& found = groups_.emplace_back();
     found.variant = read_hyper_without_waiting(rule_, group.ptr()).variant;
     found.switches = switches_of(read_passes(group.ptr(), std::nullopt));
-    for (const py::handle param : py::reinterpret_borrow<py::list>(get(group.ptr(), params_key))) {
-      found.params.push_back(param.ptr());
-    }
+    const py::object params = params_of(group.ptr());
+    PyObject** const items = PySequence_Fast_ITEMS(params.ptr());
+    found.params.assign(items, items + PySequence_Fast_GET_SIZE(params.ptr()));
   }
-  for (const auto& [param, dict] : state) state_.emplace_back(param.ptr(), dict.ptr());
+  Py_ssize_t position = 0;
+  PyObject *key, *value;
+  while (PyDict_Next(state.ptr(), &position, &key, &value)) state_.emplace_back(key, value);
+  const auto at = [&](py::ssize_t i) { return reinterpret_cast<char*>(written.data()[i]); };
+  for (py::ssize_t i = 0; i + 1 < written.size(); i += 2) written_.emplace_back(at(i), at(i + 1));
+  std::sort(written_.begin(), written_.end());
+  furthest_ends(written_);
 }
 
 py::object Containers::check(const py::list& groups, const py::dict& state) {
-  static PyObject* params_key = interned("params");
   const auto changed = [](int64_t index, const char* what) {
     return py::object(py::make_tuple(index, what));
   };
-  if (groups.size() != groups_.size()) return changed(-1, "the param groups have changed");
-  int64_t index = 0;
+  // The numbers first, for reading them may run Python; what is borrowed below is not held.
+  std::vector<py::object> params;
   for (size_t g = 0; g < groups_.size(); ++g) {
-    PyObject* group = PyList_GET_ITEM(groups.ptr(), Py_ssize_t(g));
-    const std::vector<PyObject*>& known = groups_[g].params;
-    PyObject* params = get(group, params_key);
-    if (!PyList_Check(params) || size_t(PyList_GET_SIZE(params)) != known.size() ||
-        !std::equal(known.begin(), known.end(), PySequence_Fast_ITEMS(params))) {
-      return changed(-1, "the parameters of a group have changed");
-    }
-    if (read_hyper_without_waiting(rule_, group).variant != groups_[g].variant) {
+    if (size_t(PyList_GET_SIZE(groups.ptr())) != groups_.size()) break;
+    const auto group =
+        py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups.ptr(), Py_ssize_t(g)));
+    params.push_back(params_of(group.ptr()));
+    if (read_hyper_without_waiting(rule_, group.ptr()).variant != groups_[g].variant) {
       return changed(-1, "the states that a group asks for have changed");
     }
-    const Passes passes = read_passes(group, std::nullopt);
+    const Passes passes = read_passes(group.ptr(), std::nullopt);
     if (switches_of(passes) != groups_[g].switches) {
       return changed(-1, "the passes around the update have changed");
     }
@@ -94,6 +108,18 @@ py::object Containers::check(const py::list& groups, const py::dict& state) {
       row[1] = passes.max_grad_value;
       row[2] = passes.l1;
       row[3] = 1 - passes.ema_decay;
+    }
+  }
+  if (params.size() != size_t(PyList_GET_SIZE(groups.ptr())) || params.size() != groups_.size()) {
+    return changed(-1, "the param groups have changed");
+  }
+  const NoCollection quiet;
+  int64_t index = 0;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    const std::vector<PyObject*>& known = groups_[g].params;
+    if (size_t(PySequence_Fast_GET_SIZE(params[g].ptr())) != known.size() ||
+        !std::equal(known.begin(), known.end(), PySequence_Fast_ITEMS(params[g].ptr()))) {
+      return changed(-1, "the parameters of a group have changed");
     }
     for (PyObject* param : known) {
       if (idle_.at(size_t(index)) && !py::reinterpret_steal<py::object>(grad_of(param)).is_none()) {
@@ -109,6 +135,32 @@ py::object Containers::check(const py::list& groups, const py::dict& state) {
     if (i >= state_.size() || key != state_[i].first || value != state_[i].second) break;
   }
   if (i != state_.size() || i != state.size()) return changed(-1, "optimizer.state has changed");
+  return py::none();
+}
+
+// Nothing is looked up while the addresses stay what they were in the last step.
+py::object Containers::check_gradients(const std::vector<const Collector*>& collectors) {
+  std::vector<Extent> found;
+  bool writes = false;
+  for (const Collector* collector : collectors) {
+    writes |= collector->writes_grads();
+    found.insert(found.end(), collector->gradients().begin(), collector->gradients().end());
+  }
+  if (planned_ && found != known_) {
+    bool shared = false;
+    for (const auto& [from, to] : found) {
+      const auto behind = std::lower_bound(
+          written_.begin(), written_.end(), to,
+          [](const Extent& extent, const char* address) { return extent.first < address; });
+      shared |= from != to && behind != written_.begin() && (behind - 1)->second > from;
+    }
+    std::vector<Extent> sorted = found;
+    std::sort(sorted.begin(), sorted.end());
+    shared |= writes && furthest_ends(sorted);
+    if (shared) return py::make_tuple(-1, "memory has come to be shared");
+  }
+  planned_ = true;
+  known_ = std::move(found);
   return py::none();
 }
 
@@ -222,28 +274,15 @@ int64_t Collector::read_grad(const Slot& slot, PyObject* grad, const View& param
   }
   if (!(view.device == param.device)) throw Changed("its gradient is on another device");
   if (!fits(view, param)) throw Changed("its gradient has another dtype or shape");
-  if (writes_grads_) {
-    if (overlaps_itself(view)) throw Changed("its gradient has become an expanded one");
-    extents_.push_back(extent(view));
+  if (writes_grads_ && overlaps_itself(view)) {
+    throw Changed("its gradient has become an expanded one");
   }
+  gradients_.push_back(extent(view));
   if (slot.stage) return slot.stage;
   if (!lies_as(view, layouts_.data() + slot.strides)) {
     throw Changed("its gradient's layout has changed");
   }
   return view.data ? address(view.data) : kNowhere;
-}
-
-// Sorting is left out while the addresses stay what they were in the last step.
-void Collector::refuse_shared_gradients() {
-  if (extents_ == apart_) return;
-  auto sorted = extents_;
-  std::sort(sorted.begin(), sorted.end());
-  char* end = nullptr;
-  for (const auto& [from, to] : sorted) {
-    if (from < end && from != to) throw Changed("two parameters have come to share a gradient");
-    end = std::max(end, to);
-  }
-  apart_ = extents_;
 }
 
 void Collector::write_scalars(size_t index) {
@@ -271,7 +310,7 @@ void Collector::write_scalars(size_t index) {
 py::object Collector::collect(const py::list& groups) {
   held_.clear();
   updated_.clear();
-  extents_.clear();
+  gradients_.clear();
   int64_t index = -1;
   int64_t* const grads = grads_.mutable_data();
   try {
@@ -313,8 +352,6 @@ py::object Collector::collect(const py::list& groups) {
       updated_.push_back(size_t(index));
       held_.push_back(std::move(grad));
     }
-    index = -1;
-    refuse_shared_gradients();
   } catch (const Changed& changed) {
     return py::make_tuple(index, changed.what());
   } catch (const Refused& refused) {

@@ -16,20 +16,29 @@
 
 namespace fastopt {
 
+class Collector;
+using Extent = std::pair<char*, char*>;  // the first byte and the one behind the last
+
 // The containers of an optimizer as they were at planning: groups, their parameters, the states and
 // passes they ask for, the dict of each parameter's states. Compared by address, never followed.
 class Containers {
  public:
   using Doubles = pybind11::array_t<double, pybind11::array::c_style>;
+  using Int64s = pybind11::array_t<int64_t, pybind11::array::c_style>;
 
   // `idle`: one byte per parameter over all groups, 1 where it had no gradient and must have none.
   // `passes`, where given: a table [groups, 4] that every check fills: max_grad_norm or -1,
-  // max_grad_value or infinity, l1, 1 - ema_decay.
+  // max_grad_value or infinity, l1, 1 - ema_decay. `written`: [n, 2], first byte and the one behind
+  // the last of all that the launches write beside gradients.
   Containers(const std::string& rule, const pybind11::list& groups, const pybind11::dict& state,
-             const std::string& idle, const std::optional<Doubles>& passes);
+             const std::string& idle, const std::optional<Doubles>& passes, const Int64s& written);
 
   // None where nothing has changed, else (index of a parameter or -1, what has).
   pybind11::object check(const pybind11::list& groups, const pybind11::dict& state);
+
+  // None, or why gradients just collected cannot be taken in the order planned: they have come to
+  // share memory with what is written. The first ones are those that were planned for.
+  pybind11::object check_gradients(const std::vector<const Collector*>& collectors);
 
  private:
   struct Group {
@@ -43,6 +52,9 @@ class Containers {
   std::vector<std::pair<PyObject*, PyObject*>> state_;  // optimizer.state, in its order
   std::string idle_;
   std::optional<Doubles> passes_;
+  std::vector<Extent> written_;  // sorted, each end that of all before it, too
+  std::vector<Extent> known_;    // the gradients that were found good last
+  bool planned_ = false;         // there were any
 };
 
 // The tensors of one launch. `collect` writes tables that the caller owns, and no tensor.
@@ -61,7 +73,7 @@ class Collector {
 
   // `slots`: (group, param, its dict in optimizer.state or None, names of its states, step or None,
   // first, strides that the kernel expects of the gradient, address of the gradient's copy or 0).
-  // `writes_grads`: the gradients are written too, so that no two may share memory.
+  // `writes_grads`: the gradients are written too.
   Collector(const std::string& rule, const pybind11::list& slots, bool writes_grads,
             const Int64s& grads, const std::optional<pybind11::array>& scalars,
             const std::optional<Doubles>& hyper, const std::optional<Int64s>& hyper_at);
@@ -71,6 +83,10 @@ class Collector {
 
   // What the step collected will write.
   pybind11::list written() const;
+
+  // The memory of the gradients collected, and whether they are written.
+  const std::vector<Extent>& gradients() const { return gradients_; }
+  bool writes_grads() const { return writes_grads_; }
 
   // The launch is under way: count the steps that the host counts, let the gradients go.
   void launched();
@@ -104,7 +120,6 @@ class Collector {
   bool as_found(const Expected& expected, const View& view) const;
   void read_groups(const pybind11::list& groups);
   int64_t read_grad(const Slot& slot, PyObject* grad, const View& param);
-  void refuse_shared_gradients();
   void write_scalars(size_t index);
 
   int rule_;
@@ -129,7 +144,7 @@ class Collector {
 
   std::vector<pybind11::object> held_;  // gradients, until the launch is under way
   std::vector<size_t> updated_;
-  std::vector<std::pair<char*, char*>> extents_, apart_;  // of gradients; known to be apart
+  std::vector<Extent> gradients_;
 };
 
 }  // namespace fastopt

@@ -1,6 +1,7 @@
 // Detection of the processor, the tables of kernels, then the choice among them.
 #include "dispatch.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
 
@@ -27,10 +28,12 @@ namespace {
 struct Isa {
   std::string name;
   bool supported;
-  Kernels (*kernels)();
+  Kernels (*fill)();
+  Kernels table = supported ? fill() : Kernels{};
 };
 
-// Best first. __builtin_cpu_supports also asks whether the operating system saves the registers.
+// Best first; the tables live as long as the process, for a step on another thread may use one.
+// __builtin_cpu_supports also asks whether the operating system saves the registers.
 const std::vector<Isa>& compiled() {
   static const std::vector<Isa> isas = [] {
 #if defined(__x86_64__)
@@ -50,9 +53,9 @@ const std::vector<Isa>& compiled() {
   return isas;
 }
 
-Kernels find(const std::string& name) {
+const Kernels* find(const std::string& name) {
   for (const Isa& isa : compiled()) {
-    if (isa.supported && (name.empty() || name == isa.name)) return isa.kernels();
+    if (isa.supported && (name.empty() || name == isa.name)) return &isa.table;
   }
   std::string allowed;
   for (const std::string& isa : supported_isas()) allowed += (allowed.empty() ? "" : ", ") + isa;
@@ -60,8 +63,8 @@ Kernels find(const std::string& name) {
                               ". Unset it to use the best of them.");
 }
 
-Kernels& current() {
-  static Kernels kernels = [] {
+std::atomic<const Kernels*>& current() {
+  static std::atomic<const Kernels*> kernels = [] {
     const char* forced = std::getenv("FASTOPT_ISA");
     return find(forced ? forced : "");
   }();
@@ -81,7 +84,7 @@ const std::vector<std::string>& supported_isas() {
   return names;
 }
 
-const Kernels& kernels() { return current(); }
+const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
 
 void select_isa(const std::string& name) { current() = find(name); }
 

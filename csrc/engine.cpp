@@ -1,10 +1,12 @@
-// Checking a parameter, the parallel region, one share of it, statistics.
+// Checking a parameter, then all against one another; the parallel region, one share of it;
+// statistics.
 #include "engine.h"
 
 #include <omp.h>
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "dispatch.h"
 
@@ -43,41 +45,70 @@ int useful_threads(int64_t count, int threads) {
 
 void Batch::clear() {
   entries_.clear();
-  steps_.clear();
+  suspects_.clear();
+  groups_.clear();
   scalars_.clear();
-  passes_.clear();
   sums_.clear();
-  needs_norm_ = skips_nonfinite_ = false;
+  needs_norm_ = skips_nonfinite_ = tracks_stats_ = false;
   layouts_.clear();
-  extents_.clear();
-  overlap_known_ = false;
   footprint_ = 0;
+  scalars_group_ = -1;
   kernels_ = &kernels();
 }
 
 void Batch::set_group(int rule, int variant, const double* hyper, const Passes& passes) {
-  rule_ = rule;
-  variant_ = variant;
-  std::copy_n(hyper, kMaxHyper, hyper_.begin());
-  passes_.push_back(passes);
+  Group& group = groups_.emplace_back();
+  group.rule = rule;
+  group.variant = variant;
+  std::copy_n(hyper, kMaxHyper, group.hyper.begin());
+  group.passes = passes;
   skips_nonfinite_ |= passes.skip_nonfinite;
   needs_norm_ |= passes.clip_norm || passes.skip_nonfinite;
-  scalars_step_ = -1;
+  tracks_stats_ |= passes.track_stats;
 }
 
-int Batch::scalars_for(double step, bool first) {
-  if (step != scalars_step_ || first != scalars_first_) {
+int Batch::scalars_for(int group, double step, bool first) {
+  if (group != scalars_group_ || step != scalars_step_ || first != scalars_first_) {
+    const Group& of = groups_[group];
     scalars_.emplace_back();
-    kernels_->rules[rule_].scalars(hyper_.data(), step, first, scalars_.back().data());
+    kernels_->rules[of.rule].scalars(of.hyper.data(), step, first, scalars_.back().data());
+    scalars_group_ = group;
     scalars_step_ = step;
     scalars_first_ = first;
   }
   return int(scalars_.size()) - 1;
 }
 
-void Batch::remember(PyObject* tensor, const View& view) {
-  if (footprint_ == footprints_.size()) footprints_.emplace_back();
-  footprints_[footprint_++] = {tensor, reinterpret_cast<const char*>(view.shape), view.data};
+// What messages call the stream-th tensor of a parameter.
+std::string Batch::subject(const Group& group, int stream) const {
+  if (stream < 2) return stream == 0 ? "it" : "its gradient";
+  const char* const* names = kernels_->rules[group.rule].states[group.variant];
+  const int average = 2 + length(names);
+  const char* name = stream < average                            ? names[stream - 2]
+                     : stream == average && group.passes.average ? kAverageName
+                                                                 : "step";
+  return std::string("its state '") + name + "'";
+}
+
+void Batch::remember(PyObject* tensor, const View& view, bool written) {
+  const auto [begin, end] = extent(view);
+  const auto bytes = uint64_t(end - begin);
+  const bool added = footprint_ == footprints_.size();
+  if (added) footprints_.emplace_back();
+  Footprint& f = footprints_[footprint_];
+  if (added || f.begin != begin || f.bytes != bytes || f.written != written) {
+    if (written || f.written) {
+      written_moved_ = true;
+    } else {
+      moved_.push_back(footprint_);
+    }
+  }
+  f.object = tensor;
+  f.metadata = reinterpret_cast<const char*>(view.shape);
+  f.begin = begin;
+  f.bytes = bytes;
+  f.written = written;
+  ++footprint_;
 }
 
 void Batch::prefetch(size_t tensors) const {
@@ -89,39 +120,39 @@ void Batch::prefetch(size_t tensors) const {
     // The shape lies within torch's 200 bytes of metadata; a prefetch of a stale address is
     // harmless.
     for (int line = -2; line <= 1; ++line) __builtin_prefetch(f.metadata + line * 64);
-    __builtin_prefetch(f.data, 1);
+    __builtin_prefetch(f.begin, 1);
   }
 }
 
 void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* states, PyObject* step,
                 bool first) {
-  const char* const* names = kernels_->rules[rule_].states[variant_];
-  const Passes& passes = passes_.back();
-  int streams = 2;
-  while (names[streams - 2]) ++streams;
-  const int ema = streams;
-  streams += passes.average;
+  const Group& group = groups_.back();
+  const Passes& passes = group.passes;
+  const int streams =
+      2 + length(kernels_->rules[group.rule].states[group.variant]) + passes.average;
   View views[kMaxStreams];
   int k = 0;
-  const auto refuse = [&](const std::string& why) {
-    const std::string name = k < 2 ? "" : k == ema ? kAverageName : names[k - 2];
-    throw Refused((k == 0 ? "it " : k == 1 ? "its gradient " : "its state '" + name + "' ") + why);
-  };
+  const auto refuse = [&](const std::string& why) { throw Refused(subject(group, k) + " " + why); };
   bool flat = true;
+  const size_t footprint = footprint_;
+  const size_t suspects = suspects_.size();
   prefetch(streams + (step != nullptr));
   for (; k < streams; ++k) {
     PyObject* tensor = k == 0 ? param : k == 1 ? grad : states[k - 2];
+    const bool written = k != 1 || passes.writes_grads();
     try {
       read(tensor, &views[k]);
-      remember(tensor, views[k]);
-      const bool run = contiguous(views[k]);
-      flat &= run;
-      if (!run || views[k].complex || views[k].numel == 1) refuse_lazy_views(tensor);
     } catch (const Refused& refused) {
       refuse(refused.what());
     }
+    remember(tensor, views[k], written);
+    const bool run = contiguous(views[k]);
+    flat &= run;
+    if (!run || views[k].complex || views[k].numel == 1) {
+      suspects_.push_back(
+          {pybind11::reinterpret_borrow<pybind11::object>(tensor), entries_.size(), k});
+    }
     if (!fits(views[k], views[0])) refuse(mismatch(views[k], views[0]));
-    const bool written = k != 1 || passes.writes_grads();
     if (written && overlaps_itself(views[k])) {
       refuse(
           "is expanded (unsupported operation: more than one element refers to a single memory "
@@ -129,102 +160,161 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
     }
   }
 
-  double count = 0;
+  StepCount count;
   if (step) {
     View at;
     try {
       read(step, &at);
-      remember(step, at);
     } catch (const Refused& refused) {
-      throw Refused(std::string("its state 'step' ") + refused.what());
+      refuse(refused.what());
     }
+    remember(step, at, true);
     if (at.numel != 1 || at.complex || kElementBytes[int(at.dtype)] < 4) {
-      throw Refused("its state 'step' has shape " + describe_shape(at) + " and dtype " +
-                    dtype_name(at) + "; it must be one float32 or float64 number");
+      refuse("has shape " + describe_shape(at) + " and dtype " + dtype_name(at) +
+             "; it must be one float32 or float64 number");
     }
-    const bool wide = at.dtype == Dtype::float64;
-    count = wide ? *reinterpret_cast<double*>(at.data) + 1
-                 : double(*reinterpret_cast<float*>(at.data) + 1);
-    steps_.push_back({at.data, wide, count});
+    count = {at.data, at.dtype == Dtype::float64};
   }
 
   const View& p = views[0];
   const int reals = p.complex ? 2 : 1;
-  extents_.push_back(extent(p));
-  if (passes.writes_grads()) extents_.push_back(extent(views[1]));
-  if (p.numel == 0) return;
   Entry& entry = entries_.emplace_back();
-  entry.kernel = kernels_->update[passes.more()][rule_][variant_][int(p.dtype)];
-  for (int s = 0; s < k; ++s) entry.run.streams[s] = views[s].data;
+  entry.kernel = kernels_->update[passes.more()][group.rule][group.variant][int(p.dtype)];
+  for (int s = 0; s < streams; ++s) entry.run.streams[s] = views[s].data;
   entry.run.count = p.numel * reals;
   entry.run.sums = nullptr;
-  entry.layout = flat ? -1 : add_layout(views, k);
-  entry.stream_count = k;
+  entry.layout = flat ? -1 : add_layout(views, streams);
+  entry.stream_count = streams;
   entry.dtype = p.dtype;
-  entry.scalars = scalars_for(count, first);
-  entry.passes = int(passes_.size()) - 1;
+  entry.group = int(groups_.size()) - 1;
   entry.index = index;
+  entry.first = first;
+  entry.step = count;
+  entry.next = step ? count.next() : 0;
+  entry.scalars = scalars_for(entry.group, entry.next, first);
   entry.first_sum = -1;
-  if (passes.track_stats) {
+  entry.footprint = footprint;
+  entry.footprint_count = int(footprint_ - footprint);
+  if (passes.track_stats && p.numel != 0) {
     entry.first_sum = int64_t(sums_.size());
     sums_.resize(sums_.size() + (entry.run.count + kSumGrain - 1) / kSumGrain * kSums);
   }
 }
 
-bool Batch::leaves_clearing() {
-  const auto clears = [](const Passes& passes) { return passes.clear_grads; };
-  if (std::none_of(passes_.begin(), passes_.end(), clears) || !written_memory_overlaps()) {
-    return false;
-  }
-  for (Passes& passes : passes_) passes.clear_grads = false;
-  return true;
-}
-
-// Tensors that are written to and share memory (tied parameters, a gradient that two parameters
-// have and GradScaler unscales) are updated one after the other, as torch's loop does. Sorting is
-// left out while the addresses stay what they were in the last step.
-bool Batch::written_memory_overlaps() {
-  if (overlap_known_) return overlap_;
-  overlap_known_ = true;
-  // Where one group writes to its gradients, another may have the same ones to read.
-  const auto writes = [](const Passes& passes) { return passes.writes_grads(); };
-  if (std::any_of(passes_.begin(), passes_.end(), writes)) {
+void Batch::settle(int* index) {
+  std::vector<Suspect> suspects;
+  suspects.swap(suspects_);
+  if (settled_ != footprint_) written_moved_ = true;
+  if (written_moved_ || !moved_.empty()) {
+    find_shared_memory();
     for (const Entry& entry : entries_) {
-      if (!passes_[entry.passes].writes_grads()) extents_.push_back(extent_of_grad(entry));
+      if (!shares_memory()) break;
+      *index = entry.index;
+      refuse_own_overlap(entry);
+    }
+    settled_ = footprint_;
+    written_moved_ = false;
+    moved_.clear();
+  }
+  for (const Suspect& suspect : suspects) {
+    const Entry& entry = entries_[suspect.entry];
+    *index = entry.index;
+    try {
+      refuse_lazy_views(suspect.tensor.ptr());
+    } catch (const Refused& refused) {
+      throw Refused(subject(groups_[entry.group], suspect.stream) + " " + refused.what());
     }
   }
-  if (extents_ != last_extents_) {
-    last_extents_ = extents_;
-    sorted_extents_ = extents_;
-    std::sort(sorted_extents_.begin(), sorted_extents_.end());
-    overlap_ = false;
+  *index = -1;
+}
+
+// Whether memory that is only read is written as something else, by whichever parameter.
+bool Batch::reads_written(const Footprint& f) const {
+  if (f.written || f.bytes == 0) return false;
+  const auto behind = std::lower_bound(
+      written_.begin(), written_.end(), f.end(),
+      [](const std::pair<char*, char*>& extent, const char* end) { return extent.first < end; });
+  return behind != written_.begin() && (behind - 1)->second > f.begin;
+}
+
+// One sort of all that is written, and only where something of it has moved; gradients, which move
+// at every backward pass, are looked up in it one by one.
+void Batch::find_shared_memory() {
+  if (written_moved_) {
+    written_.clear();
+    for (size_t i = 0; i < footprint_; ++i) {
+      const Footprint& f = footprints_[i];
+      if (f.written && f.bytes) written_.emplace_back(f.begin, f.end());
+    }
+    std::sort(written_.begin(), written_.end());
+    written_shared_ = false;
     char* end = nullptr;
-    for (const auto& [from, to] : sorted_extents_) {
-      overlap_ |= from < end && from != to;
+    for (const auto& [from, to] : written_) {
+      written_shared_ |= from < end;
       end = std::max(end, to);
     }
   }
-  return overlap_;
+  if (written_moved_ || reads_shared_) {
+    const auto all = footprints_.begin();
+    reads_shared_ = std::any_of(all, all + int64_t(footprint_),
+                                [&](const Footprint& f) { return reads_written(f); });
+  } else {
+    reads_shared_ = std::any_of(moved_.begin(), moved_.end(),
+                                [&](size_t i) { return reads_written(footprints_[i]); });
+  }
+}
+
+// One pass cannot give what torch's operations, one after the other, make of such tensors.
+void Batch::refuse_own_overlap(const Entry& entry) const {
+  const Footprint* const own = footprints_.data() + entry.footprint;
+  for (int b = 1; b < entry.footprint_count; ++b) {
+    for (int a = 0; a < b; ++a) {
+      const bool meet = own[a].begin < own[b].end() && own[b].begin < own[a].end();
+      if (!meet || (!own[a].written && !own[b].written)) continue;
+      if (b < entry.stream_count && interleaved(entry, a, b)) continue;
+      const Group& group = groups_[entry.group];
+      throw Refused(subject(group, b) + " shares memory with " +
+                    (a == 0 ? "the parameter" : subject(group, a)) + "; clone() one of them first");
+    }
+  }
 }
 
 void Batch::run(int threads) {
-  for (const StepCount& step : steps_) {
-    if (step.wide) {
-      *static_cast<double*>(step.at) = step.value;
-    } else {
-      *static_cast<float*>(step.at) = float(step.value);
-    }
-  }
   ends_.clear();
   int64_t total = 0;
   for (const Entry& entry : entries_) ends_.push_back(total += entry.run.count);
-  const int team = written_memory_overlaps() ? 1 : useful_threads(total, threads);
-  if (team <= 1) return share(0, total);
+  if (!shares_memory()) {
+    for (const Entry& entry : entries_) {
+      if (entry.step.at) entry.step.write(entry.next);
+    }
+    return update(0, total, threads);
+  }
+  // As torch's loop does: one parameter after the other, each with the step count that the one
+  // before has left. Gradients are cleared at the end: another parameter may yet read them.
+  std::vector<char> clears;
+  for (Group& group : groups_) clears.push_back(std::exchange(group.passes.clear_grads, false));
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    Entry& entry = entries_[i];
+    if (entry.step.at) {
+      entry.scalars = scalars_for(entry.group, entry.step.next(), entry.first);
+      entry.step.write(entry.step.next());
+    }
+    update(ends_[i] - entry.run.count, ends_[i], threads);
+  }
+  for (const Entry& entry : entries_) {
+    if (clears[size_t(entry.group)]) clear_gradient(entry);
+  }
+}
+
+// The elements [from, to) of the batch, in equal shares.
+void Batch::update(int64_t from, int64_t to, int threads) {
+  const int team = useful_threads(to - from, threads);
+  if (team <= 1) return share(from, to);
 #pragma omp parallel num_threads(team)
   {
     const int64_t size = omp_get_num_threads();
     const int64_t rank = omp_get_thread_num();
-    share(total * rank / size, total * (rank + 1) / size);
+    share(from + (to - from) * rank / size, from + (to - from) * (rank + 1) / size);
   }
 }
 
@@ -237,7 +327,7 @@ void Batch::share(int64_t from, int64_t to) {
   const Entry* of = nullptr;
   const auto flush = [&] {
     if (pending) {
-      of->kernel(runs, pending, scalars_[of->scalars].data(), passes_[of->passes]);
+      of->kernel(runs, pending, scalars_[of->scalars].data(), groups_[of->group].passes);
     }
     pending = 0;
   };
@@ -264,7 +354,7 @@ void Batch::share(int64_t from, int64_t to) {
       }
       if (pending == kRunsPerCall ||
           (pending && (entry.kernel != of->kernel || entry.scalars != of->scalars ||
-                       entry.passes != of->passes))) {
+                       entry.group != of->group))) {
         flush();
       }
       of = &entry;

@@ -1,10 +1,12 @@
-// A batch: the tensors of one step, checked as they are added, then updated in one parallel region.
+// A batch: the tensors of one step, checked as they are added and then against one another, then
+// updated in one parallel region.
 #pragma once
 
-#include <Python.h>
+#include <pybind11/pybind11.h>
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -27,14 +29,19 @@ class Batch {
   void set_group(int rule, int variant, const double* hyper, const Passes& passes);
 
   // One parameter with its gradient and states, the moving average last where there is one; `step`
-  // is its 0-d step tensor or null, `index` what stats() calls it. Throws Refused; the batch must
-  // then be cleared, and no tensor has been changed.
+  // is its 0-d step tensor or null, `index` what stats() calls it. Runs no Python unless it throws
+  // Refused; the batch must then be cleared, and no tensor has been changed.
   void add(int index, PyObject* param, PyObject* grad, PyObject* const* states, PyObject* step,
            bool first);
+
+  // The last checks, once all are added: may run Python. Throws Refused, with the parameter it is
+  // about in *index.
+  void settle(int* index);
 
   // Whether a group clips by norm or skips what is not finite, so that measure() must come first.
   bool needs_norm() const { return needs_norm_; }
   bool skips_nonfinite() const { return skips_nonfinite_; }
+  bool tracks_stats() const { return tracks_stats_; }
 
   struct Norm {
     double value;
@@ -42,10 +49,6 @@ class Batch {
   };
   // The L2 norm of all gradients together, unscaled; sets what they are clipped by.
   Norm measure(int threads);
-
-  // Gradients that share memory cannot be cleared in the pass: another parameter may yet read
-  // them. Where this returns true the caller must clear them all after run().
-  bool leaves_clearing();
 
   // Count the steps and update every parameter. Writes memory; touches no Python object.
   void run(int threads);
@@ -58,6 +61,27 @@ class Batch {
   std::vector<Stats> stats() const;
 
  private:
+  struct Group {
+    int rule, variant;
+    std::array<double, kMaxHyper> hyper;
+    Passes passes;
+  };
+  // A step count that update() advances; none where `at` is null.
+  struct StepCount {
+    void* at = nullptr;
+    bool wide = false;  // float64
+    // Counted in its own type, as torch does: float32 stops at 2**24.
+    double next() const {
+      return wide ? *static_cast<double*>(at) + 1 : double(*static_cast<float*>(at) + 1);
+    }
+    void write(double value) const {
+      if (wide) {
+        *static_cast<double*>(at) = value;
+      } else {
+        *static_cast<float*>(at) = float(value);
+      }
+    }
+  };
   struct Entry {
     Kernel kernel;
     Run run;         // all of it, in real numbers
@@ -65,44 +89,60 @@ class Batch {
     int stream_count;
     Dtype dtype;
     int scalars;
-    int passes;
+    int group;
     int index;
+    bool first;
+    StepCount step;
+    double next;        // what its step will be
     int64_t first_sum;  // in sums_, where statistics are tracked
-  };
-  struct StepCount {
-    void* at;
-    bool wide;  // float64
-    double value;
+    size_t footprint;   // of its first tensor, in footprints_
+    int footprint_count;
   };
 
-  // Memory that reading a tensor touches. The next step, which reads the same tensors in the same
-  // order, asks for it a few parameters ahead: after a forward and backward pass none of it is in
-  // the caches, and torch's reference counts are atomics that let no two reads overlap.
+  // Memory that reading a tensor touches, and that the update touches. The next step, which reads
+  // the same tensors in the same order, asks for it a few parameters ahead: after a forward and
+  // backward pass none of it is in the caches, and torch's reference counts are atomics that let no
+  // two reads overlap. While it stays what it was, nothing has come to share memory.
   struct Footprint {
     const void* object;
     const char* metadata;
-    const void* data;
+    char* begin;
+    uint64_t bytes : 63;
+    uint64_t written : 1;
+    char* end() const { return begin + bytes; }
+  };
+  // A tensor that may be a lazy view; asking it runs Python, for which it is held.
+  struct Suspect {
+    pybind11::object tensor;
+    size_t entry;
+    int stream;
   };
 
-  void remember(PyObject* tensor, const View& view);
+  std::string subject(const Group& group, int stream) const;
+  void remember(PyObject* tensor, const View& view, bool written);
   void prefetch(size_t tensors) const;
   int64_t add_layout(const View* views, int count);
-  int scalars_for(double step, bool first);
-  std::pair<char*, char*> extent_of_grad(const Entry& entry) const;
-  bool written_memory_overlaps();
+  int scalars_for(int group, double step, bool first);
+  bool shares_memory() const { return written_shared_ || reads_shared_; }
+  bool reads_written(const Footprint& footprint) const;
+  void find_shared_memory();
+  void refuse_own_overlap(const Entry& entry) const;
+  bool interleaved(const Entry& entry, int a, int b) const;
   bool measure_share(int64_t from, int64_t to);
+  void update(int64_t from, int64_t to, int threads);
   void share(int64_t from, int64_t to);
+  void clear_gradient(const Entry& entry) const;
   template <class Visit>
   void walk(const Entry& entry, int64_t from, int64_t to, const Visit& visit) const;
   void gather(const Entry& entry, int stream, int64_t from, int64_t to, char* out) const;
   void update_strided(const Entry& entry, int64_t begin, int64_t end, double* sums) const;
 
   std::vector<Entry> entries_;
-  std::vector<StepCount> steps_;
   std::vector<Footprint> footprints_;
   size_t footprint_ = 0;  // of the tensor read next
+  std::vector<Suspect> suspects_;
+  std::vector<Group> groups_;
   std::vector<Scalars> scalars_;
-  std::vector<Passes> passes_;
   std::vector<int64_t> layouts_;
   std::vector<int64_t> ends_;        // running total of elements, by entry
   std::vector<int64_t> block_ends_;  // running total of blocks of the norm, by entry
@@ -110,15 +150,18 @@ class Batch {
   std::vector<double> sums_;         // of the statistics: kSums for each kSumGrain of an entry
   bool needs_norm_ = false;
   bool skips_nonfinite_ = false;
-  std::vector<std::pair<char*, char*>> extents_, last_extents_, sorted_extents_;
-  bool overlap_ = false;
-  bool overlap_known_ = false;  // for this step
+  bool tracks_stats_ = false;
+  // Found by settle(), and kept while nothing moves.
+  size_t settled_ = 0;                            // footprints that it has seen
+  bool written_moved_ = false;                    // since then, memory that is written
+  std::vector<size_t> moved_;                     // likewise, gradients that are only read
+  std::vector<std::pair<char*, char*>> written_;  // sorted; apart unless written_shared_
+  bool written_shared_ = false;                   // two written tensors overlap
+  bool reads_shared_ = false;  // a gradient that is only read is written as something else
 
   const Kernels* kernels_ = nullptr;
-  int rule_ = 0;
-  int variant_ = 0;
-  std::array<double, kMaxHyper> hyper_{};
-  double scalars_step_ = -1;  // the step and first flag of scalars_.back()
+  int scalars_group_ = -1;  // whose scalars_.back() are, and at what step
+  double scalars_step_ = -1;
   bool scalars_first_ = false;
 };
 

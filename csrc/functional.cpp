@@ -17,20 +17,15 @@ namespace fastopt {
 
 void update(const std::string& rule_name, const py::list& params, const py::list& grads,
             const std::vector<py::list>& states, const py::list& steps, const std::string& first,
-            const std::vector<double>& hyper, bool maximize, std::optional<double> grad_scale,
-            int threads) {
+            const py::dict& group, bool maximize, std::optional<double> grad_scale, int threads) {
   const int rule = find_rule(rule_name);
-  Hyper h;
-  if (hyper.size() > kMaxHyper) throw std::invalid_argument("too many hyperparameters");
-  std::copy(hyper.begin(), hyper.end(), h.values);
-  h.variant = kernels().rules[rule].variant(h.values);
+  const Hyper h = read_hyper(rule, group.ptr());
   Passes passes;
   passes.maximize = maximize;
   passes.unscale = grad_scale.has_value();
   passes.grad_scale = grad_scale.value_or(1);
 
-  size_t expected = 0;
-  while (kernels().rules[rule].states[h.variant][expected]) ++expected;
+  const size_t expected = length(kernels().rules[rule].states[h.variant]);
   bool even = grads.size() == params.size() && states.size() == expected &&
               steps.size() == (kernels().rules[rule].counts_steps ? params.size() : 0);
   for (const py::list& state : states) even &= state.size() == params.size();
@@ -43,22 +38,22 @@ void update(const std::string& rule_name, const py::list& params, const py::list
   Batch batch;
   batch.clear();
   batch.set_group(rule, h.variant, h.values, passes);
-  for (size_t i = 0; i < params.size(); ++i) {
-    PyObject* of_param[kMaxStates] = {};
-    for (size_t k = 0; k < expected; ++k) {
-      of_param[k] = PyList_GET_ITEM(states[k].ptr(), Py_ssize_t(i));
+  int i = 0;
+  try {
+    for (; size_t(i) < params.size(); ++i) {
+      PyObject* of_param[kMaxStates] = {};
+      for (size_t k = 0; k < expected; ++k) of_param[k] = PyList_GET_ITEM(states[k].ptr(), i);
+      PyObject* step = steps.empty() ? nullptr : PyList_GET_ITEM(steps.ptr(), i);
+      batch.add(i, PyList_GET_ITEM(params.ptr(), i), PyList_GET_ITEM(grads.ptr(), i), of_param,
+                step, size_t(i) < first.size() && first[size_t(i)]);
     }
-    PyObject* step = steps.empty() ? nullptr : PyList_GET_ITEM(steps.ptr(), Py_ssize_t(i));
-    try {
-      batch.add(int(i), PyList_GET_ITEM(params.ptr(), Py_ssize_t(i)),
-                PyList_GET_ITEM(grads.ptr(), Py_ssize_t(i)), of_param, step,
-                i < first.size() && first[i]);
-    } catch (const Refused& refused) {
-      throw Refused("params[" + std::to_string(i) + "]: " + refused.what());
-    }
+    batch.settle(&i);
+  } catch (const Refused& refused) {
+    throw Refused("params[" + std::to_string(i) + "]: " + refused.what());
   }
   if (params.empty()) return;
   increment_versions(params);
+  if (grad_scale) increment_versions(grads);
   py::gil_scoped_release unlocked;
   batch.run(threads);
 }
@@ -83,9 +78,9 @@ py::dict scalars(const std::string& rule_name, const py::dict& group, double ste
   const Rule& rule = kernels().rules[index];
   double values[kMaxScalars];
   rule.scalars(read_hyper(index, group.ptr()).values, step, first, values);
-  py::dict named;
-  for (int i = 0; rule.scalar_names[i]; ++i) named[rule.scalar_names[i]] = values[i];
-  return named;
+  py::dict by_name;
+  for (int i = 0; rule.scalar_names[i]; ++i) by_name[rule.scalar_names[i]] = values[i];
+  return by_name;
 }
 
 void stream(const py::list& reads, const py::list& updates, int threads) {

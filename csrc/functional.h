@@ -12,10 +12,11 @@
 
 namespace fastopt {
 
-// The functional form: one pass over the given lists. Throws Refused before anything is written.
+// The functional form: one pass over the given lists, with the hyperparameters that a param group
+// would hold. Throws Refused before anything is written.
 void update(const std::string& rule, const pybind11::list& params, const pybind11::list& grads,
             const std::vector<pybind11::list>& states, const pybind11::list& steps,
-            const std::string& first, const std::vector<double>& hyper, bool maximize,
+            const std::string& first, const pybind11::dict& group, bool maximize,
             std::optional<double> grad_scale, int threads);
 
 // The keys of the states that a group's hyperparameters ask for.

@@ -24,23 +24,39 @@ double number(PyObject* value) {
   return x;
 }
 
-// Every number of a group, in the rule's order, given to `read`.
+[[noreturn]] void refuse_count(PyObject* key, const py::object& value, int numbers) {
+  constexpr size_t kLongest = 80;
+  std::string text = py::repr(value);
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  throw Refused("the group's '" + py::str(key).cast<std::string>() + "' is " + text +
+                "; it must be " +
+                (numbers == 1 ? "one number" : std::to_string(numbers) + " numbers"));
+}
+
+// Every number of a group, in the rule's order, given to `read`. Reading one may run Python: what
+// is being read is held.
 template <class Read>
-Hyper read_with(int rule, PyObject* group, const Read& read) {
+Hyper read_with(int rule, PyObject* borrowed, const Read& read) {
+  const auto group = py::reinterpret_borrow<py::object>(borrowed);
   Hyper hyper;
-  const auto add = [&](PyObject* key, PyObject* value) {
-    if (hyper.count < kMaxHyper) {
-      read(hyper, key, value);
-      ++hyper.count;
-    }
+  const auto add = [&](PyObject* key, const py::object& value) {
+    read(hyper, key, value.ptr());
+    ++hyper.count;
   };
+  const Rule::Key* of = kernels().rules[rule].hyper;
   for (PyObject* key : keys_of(rule).hyper) {
-    PyObject* value = get(group, key);
-    if (PyTuple_Check(value) || PyList_Check(value)) {
-      for (py::handle part : py::reinterpret_borrow<py::sequence>(value)) add(key, part.ptr());
-    } else {
+    const int numbers = (of++)->numbers;
+    const auto value = py::reinterpret_borrow<py::object>(get(group.ptr(), key));
+    const bool several = PyTuple_Check(value.ptr()) || PyList_Check(value.ptr());
+    if (several != (numbers > 1)) refuse_count(key, value, numbers);
+    if (!several) {
       add(key, value);
+      continue;
     }
+    const auto parts = py::reinterpret_steal<py::tuple>(PySequence_Tuple(value.ptr()));
+    if (!parts) throw py::error_already_set();
+    if (int(parts.size()) != numbers) refuse_count(key, value, numbers);
+    for (const py::handle part : parts) add(key, py::reinterpret_borrow<py::object>(part));
   }
   hyper.variant = kernels().rules[rule].variant(hyper.values);
   return hyper;
@@ -64,7 +80,7 @@ const Keys& keys_of(int rule) {
   Keys& k = keys[rule];
   if (k.hyper.empty()) {
     const Rule& r = kernels().rules[rule];
-    for (int i = 0; r.hyper[i]; ++i) k.hyper.push_back(interned(r.hyper[i]));
+    for (int i = 0; r.hyper[i].name; ++i) k.hyper.push_back(interned(r.hyper[i].name));
     k.states.resize(r.variants);
     for (int v = 0; v < r.variants; ++v) {
       for (int i = 0; r.states[v][i]; ++i) k.states[v].push_back(interned(r.states[v][i]));
@@ -81,6 +97,16 @@ PyObject* get(PyObject* dict, PyObject* key) {
     throw py::error_already_set();
   }
   return value;
+}
+
+py::object params_of(PyObject* group) {
+  static PyObject* params_key = interned("params");
+  auto params = py::reinterpret_borrow<py::object>(get(group, params_key));
+  if (!PyList_Check(params.ptr()) && !PyTuple_Check(params.ptr())) {
+    throw Refused(std::string("the group's 'params' is a ") + Py_TYPE(params.ptr())->tp_name +
+                  "; it must be a list or a tuple");
+  }
+  return params;
 }
 
 Hyper read_hyper(int rule, PyObject* group) {
@@ -118,7 +144,9 @@ bool is_true(PyObject* value) {
   return truth;
 }
 
-Passes read_passes(PyObject* group, std::optional<double> grad_scale) {
+Passes read_passes(PyObject* borrowed, std::optional<double> grad_scale) {
+  const auto held = py::reinterpret_borrow<py::object>(borrowed);  // reading may run Python
+  PyObject* const group = held.ptr();
   static PyObject* maximize = interned("maximize");
   static PyObject* max_grad_norm = interned("max_grad_norm");
   static PyObject* max_grad_value = interned("max_grad_value");
@@ -129,9 +157,9 @@ Passes read_passes(PyObject* group, std::optional<double> grad_scale) {
   static PyObject* track_stats = interned("track_stats");
   // Sets *to and returns true unless the value is None.
   const auto given = [&](PyObject* key, double* to) {
-    PyObject* value = get(group, key);
-    if (value == Py_None) return false;
-    *to = number(value);
+    const auto value = py::reinterpret_borrow<py::object>(get(group, key));
+    if (value.is_none()) return false;
+    *to = number(value.ptr());
     return true;
   };
   Passes passes;
@@ -140,7 +168,7 @@ Passes read_passes(PyObject* group, std::optional<double> grad_scale) {
   passes.clip_norm = given(max_grad_norm, &passes.max_grad_norm);
   given(max_grad_value, &passes.max_grad_value);
   passes.maximize = is_true(get(group, maximize));
-  passes.l1 = number(get(group, l1));
+  passes.l1 = number(py::reinterpret_borrow<py::object>(get(group, l1)).ptr());
   passes.average = given(ema_decay, &passes.ema_decay);
   passes.clear_grads = is_true(get(group, clear_grads));
   passes.track_stats = is_true(get(group, track_stats));

@@ -30,6 +30,9 @@ PyObject* interned(const char* text);
 // dict[key], borrowed; throws KeyError.
 PyObject* get(PyObject* dict, PyObject* key);
 
+// The parameters of a group: a list or a tuple, else throws Refused.
+pybind11::object params_of(PyObject* group);
+
 bool is_true(PyObject* value);
 
 struct Hyper {

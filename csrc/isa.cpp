@@ -133,11 +133,27 @@ void fill(Kernel* row) {
   row[int(Dtype::float16)] = kernel<float16, Variant, kMore>;
 }
 
+// Whether a variant's structs are what the rule's table says of them, and fit what is handed over.
+template <class Variant>
+constexpr bool agrees(const Rule& rule, int variant) {
+  return sizeof(typename Variant::Hyper) == hyper_numbers(rule) * sizeof(double) &&
+         sizeof(typename Variant::Scalars) == length(rule.scalar_names) * sizeof(double) &&
+         Variant::kStates == length(rule.states[variant]);
+}
+
 // One row a variant, in the order of the rule's table of states; one column an element type.
-template <class... Variants>
-void enrol(Kernels& table, int index, const Rule& rule) {
-  static_assert(sizeof...(Variants) <= kMaxVariants);
-  table.rules[index] = rule;
+template <const Rule& kRule, class... Variants>
+void enrol(Kernels& table, int index) {
+  static_assert(sizeof...(Variants) == kRule.variants && kRule.variants <= kMaxVariants);
+  static_assert(hyper_numbers(kRule) <= kMaxHyper, "raise kMaxHyper in rules/rule.h");
+  static_assert(length(kRule.scalar_names) <= kMaxScalars, "raise kMaxScalars in rules/rule.h");
+  static_assert(
+      [] {
+        int variant = 0;
+        return (agrees<Variants>(kRule, variant++) && ...);
+      }(),
+      "a struct and the rule's table disagree");
+  table.rules[index] = kRule;
   int variant = 0;
   (
       [&] {
@@ -186,10 +202,10 @@ Kernels kernels() {
   Kernels table{};
   table.isa = FASTOPT_ISA_NAME;
   // The registry: one line a rule.
-  enrol<Sgd<false>, Sgd<true>>(table, 0, kSgd);
-  enrol<Adam<false>, Adam<true>>(table, 1, kAdam);
-  enrol<Rmsprop<false, false>, Rmsprop<true, false>, Rmsprop<false, true>, Rmsprop<true, true>>(
-      table, 2, kRmsprop);
+  enrol<kSgd, Sgd<false>, Sgd<true>>(table, 0);
+  enrol<kAdam, Adam<false>, Adam<true>>(table, 1);
+  enrol<kRmsprop, Rmsprop<false, false>, Rmsprop<true, false>, Rmsprop<false, true>,
+        Rmsprop<true, true>>(table, 2);
   table.square_sums[int(Dtype::float32)] = square_sums<float>;
   table.square_sums[int(Dtype::float64)] = square_sums<double>;
   table.square_sums[int(Dtype::bfloat16)] = square_sums<bfloat16>;

@@ -31,7 +31,13 @@ void register_rules(py::module_& m) {
   });
   m.def(
       "hyper_names",
-      [](const std::string& rule) { return names(kernels().rules[find_rule(rule)].hyper); },
+      [](const std::string& rule) {
+        std::vector<std::string> keys;
+        for (const Rule::Key* key = kernels().rules[find_rule(rule)].hyper; key->name; ++key) {
+          keys.emplace_back(key->name);
+        }
+        return keys;
+      },
       "rule"_a);
   m.def(
       "counts_steps",
@@ -82,9 +88,11 @@ void register_step(py::module_& m) {
       });
   py::class_<Containers>(m, "Containers")
       .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&,
-                    const std::optional<Containers::Doubles>&>(),
-           "rule"_a, "groups"_a, "state"_a, "idle"_a, "passes"_a.noconvert() = py::none())
-      .def("check", &Containers::check, "groups"_a, "state"_a);
+                    const std::optional<Containers::Doubles>&, const Containers::Int64s&>(),
+           "rule"_a, "groups"_a, "state"_a, "idle"_a, "passes"_a.noconvert(),
+           "written"_a.noconvert())
+      .def("check", &Containers::check, "groups"_a, "state"_a)
+      .def("check_gradients", &Containers::check_gradients, "collectors"_a);
   py::class_<Collector>(m, "Collector")
       .def(py::init<const std::string&, const py::list&, bool, const Collector::Int64s&,
                     const std::optional<py::array>&, const std::optional<Collector::Doubles>&,
@@ -96,7 +104,7 @@ void register_step(py::module_& m) {
       .def("written", &Collector::written)
       .def("launched", &Collector::launched);
   m.def("update", update, "rule"_a, "params"_a, "grads"_a, "states"_a, "steps"_a, "first"_a,
-        "hyper"_a, "maximize"_a, "grad_scale"_a, "threads"_a);
+        "group"_a, "maximize"_a, "grad_scale"_a, "threads"_a);
 }
 
 using Halves = py::array_t<uint16_t, py::array::c_style | py::array::forcecast>;

@@ -36,7 +36,8 @@ Batch::Norm Batch::measure(int threads) {
     for (int i = 0; i < half; ++i) sum[i] += sum[i + half];
   }
   double norm = std::sqrt(sum[0]);
-  for (Passes& passes : passes_) {
+  for (Group& group : groups_) {
+    Passes& passes = group.passes;
     if (passes.unscale) norm = std::sqrt(sum[0]) / passes.grad_scale;  // one scale for all groups
     // As torch.nn.utils.clip_grad_norm_; NaN stays NaN.
     const double factor = passes.max_grad_norm / (norm + 1e-6);

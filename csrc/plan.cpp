@@ -4,7 +4,6 @@
 #include <unordered_map>
 
 #include "dispatch.h"
-#include "hyper.h"
 
 namespace py = pybind11;
 
@@ -19,22 +18,24 @@ void increment_versions(const py::list& params) {
 Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& state,
            const std::string& engine, const std::string& first)
     : rule_(find_rule(rule)) {
-  static PyObject* params_key = interned("params");
   static PyObject* step_key = interned("step");
   static PyObject* average_key = interned(kAverageName);
+  read_groups(groups, std::nullopt);
+  const NoCollection quiet;
+  Py_ssize_t position = 0;
+  PyObject *param, *dict;
   std::unordered_map<PyObject*, PyObject*> state_of;
-  for (const auto& [param, dict] : state) {
-    state_.emplace_back(param.ptr(), dict.ptr());
-    state_of[param.ptr()] = dict.ptr();
+  while (PyDict_Next(state.ptr(), &position, &param, &dict)) {
+    state_.emplace_back(param, dict);
+    state_of[param] = dict;
   }
   size_t index = 0;
-  for (const py::handle group : groups) {
-    std::vector<Slot>& slots = groups_.emplace_back();
-    const Hyper hyper = read_hyper(rule_, group.ptr());
-    const auto& names = keys_of(rule_).states[hyper.variant];
-    for (const py::handle param : py::reinterpret_borrow<py::list>(get(group.ptr(), params_key))) {
+  for (const Group& group : groups_) {
+    std::vector<Slot>& slots = slots_.emplace_back();
+    const auto& names = keys_of(rule_).states[group.hyper.variant];
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(group.params.ptr()); ++i) {
       Slot& slot = slots.emplace_back();
-      slot.param = param.ptr();
+      slot.param = PySequence_Fast_GET_ITEM(group.params.ptr(), i);
       slot.engine = engine.at(index) != 0;
       slot.first = first.at(index) != 0;
       ++index;
@@ -42,21 +43,33 @@ Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& stat
       if (!slot.engine || found == state_of.end() || !PyDict_Check(found->second)) continue;
       slot.state = found->second;
       slot.first_item = items_.size();
-      for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(slot.state)) {
+      Py_ssize_t place = 0;
+      PyObject *key, *value;
+      while (PyDict_Next(slot.state, &place, &key, &value)) {
         int role = kOther;
-        const auto is = [&](PyObject* name) {
-          return PyUnicode_Check(key.ptr()) && PyUnicode_Compare(key.ptr(), name) == 0;
+        const auto is = [key = key](PyObject* name) {
+          return PyUnicode_Check(key) && PyUnicode_Compare(key, name) == 0;
         };
         if (is(step_key)) role = kStep;
         if (is(average_key)) role = kAverage;
-        for (size_t i = 0; i < names.size(); ++i) {
-          if (is(names[i])) role = int(i);
+        for (size_t k = 0; k < names.size(); ++k) {
+          if (is(names[k])) role = int(k);
         }
-        items_.push_back({key.ptr(), value.ptr(), role});
-        if (role != kOther && value.ptr() != Py_None) handles_.emplace_back(value.ptr());
+        items_.push_back({key, value, role});
+        if (role != kOther && value != Py_None) handles_.emplace_back(value);
       }
       slot.items = items_.size() - slot.first_item;
     }
+  }
+  groups_.clear();
+}
+
+void Plan::read_groups(const py::list& groups, std::optional<double> grad_scale) {
+  groups_.clear();
+  for (Py_ssize_t g = 0; g < PyList_GET_SIZE(groups.ptr()); ++g) {
+    const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups.ptr(), g));
+    const Hyper hyper = read_hyper(rule_, group.ptr());
+    groups_.push_back({hyper, read_passes(group.ptr(), grad_scale), params_of(group.ptr())});
   }
 }
 
@@ -105,26 +118,19 @@ void Plan::collect_param(Slot& slot, PyObject* grad, int variant, bool average) 
   batch_.add(index_, slot.param, grad, states, rule.counts_steps ? step : nullptr, slot.first);
 }
 
-void Plan::collect(const py::list& groups, std::optional<double> grad_scale) {
-  static PyObject* params_key = interned("params");
-  if (size_t(PyList_GET_SIZE(groups.ptr())) != groups_.size()) {
-    throw Changed("the param groups have changed");
-  }
-  index_ = -1;
+void Plan::collect() {
+  if (groups_.size() != slots_.size()) throw Changed("the param groups have changed");
   for (size_t g = 0; g < groups_.size(); ++g) {
-    PyObject* group = PyList_GET_ITEM(groups.ptr(), Py_ssize_t(g));
-    std::vector<Slot>& slots = groups_[g];
-    PyObject* params = get(group, params_key);
-    if (!PyList_Check(params) || size_t(PyList_GET_SIZE(params)) != slots.size()) {
+    const auto& [hyper, passes, params] = groups_[g];
+    std::vector<Slot>& slots = slots_[g];
+    if (size_t(PySequence_Fast_GET_SIZE(params.ptr())) != slots.size()) {
       throw Changed("the parameters of a group have changed");
     }
-    const Hyper hyper = read_hyper(rule_, group);
-    const Passes passes = read_passes(group, grad_scale);
     batch_.set_group(rule_, hyper.variant, hyper.values, passes);
     for (size_t i = 0; i < slots.size(); ++i) {
       ++index_;
       Slot& slot = slots[i];
-      if (PyList_GET_ITEM(params, Py_ssize_t(i)) != slot.param) {
+      if (PySequence_Fast_GET_ITEM(params.ptr(), Py_ssize_t(i)) != slot.param) {
         throw Changed("the parameters of a group have changed");
       }
       if (!slot.engine) continue;
@@ -132,12 +138,10 @@ void Plan::collect(const py::list& groups, std::optional<double> grad_scale) {
       if (grad.is_none()) continue;
       collect_param(slot, grad.ptr(), hyper.variant, passes.average);
       updated_.push_back(&slot);
-      if (passes.clear_grads) cleared_.push_back(grad.ptr());
-      rewritten_ |= passes.writes_grads();
+      if (passes.writes_grads()) rewritten_.push_back(grad.ptr());
       grads_.push_back(std::move(grad));
     }
   }
-  index_ = -1;
 }
 
 py::object Plan::step(const py::list& groups, const py::dict& state, int threads,
@@ -147,26 +151,33 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
     Plan& plan;
     explicit Running(Plan& p) : plan(p) { plan.running_ = true; }
     ~Running() {
+      plan.groups_.clear();
       plan.grads_.clear();
       plan.updated_.clear();
-      plan.cleared_.clear();
+      plan.rewritten_.clear();
       plan.running_ = false;
     }
   } running(*this);
   batch_.clear();
-  rewritten_ = false;
   grad_norm_.reset();
+  index_ = -1;
+  py::list written;
   try {
-    check_state(state);
-    collect(groups, grad_scale);
+    read_groups(groups, grad_scale);
+    {
+      const NoCollection quiet;
+      check_state(state);
+      collect();
+      written = py::list(updated_.size() + rewritten_.size());
+      Py_ssize_t i = 0;
+      for (const Slot* slot : updated_) PyList_SET_ITEM(written.ptr(), i++, Py_NewRef(slot->param));
+      for (PyObject* grad : rewritten_) PyList_SET_ITEM(written.ptr(), i++, Py_NewRef(grad));
+    }
+    batch_.settle(&index_);
   } catch (const Changed& changed) {
     return py::make_tuple(index_, changed.what());
   } catch (const Refused& refused) {
     return py::make_tuple(index_, refused.what());
-  }
-  py::list written(updated_.size());  // also keeps them while other threads run Python
-  for (size_t i = 0; i < updated_.size(); ++i) {
-    PyList_SET_ITEM(written.ptr(), Py_ssize_t(i), Py_NewRef(updated_[i]->param));
   }
   if (batch_.needs_norm()) {
     Batch::Norm norm;
@@ -179,18 +190,12 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
   }
   if (!before.is_none()) before();
   if (updated_.empty()) return py::none();
-  if (rewritten_) {
-    for (const py::object& grad : grads_) written.append(grad);
-  }
   increment_versions(written);
-  const bool left = batch_.leaves_clearing();
   {
     py::gil_scoped_release unlocked;
     batch_.run(threads);
   }
-  if (left) {
-    for (PyObject* grad : cleared_) py::handle(grad).attr("zero_")();
-  }
+  if (batch_.tracks_stats()) stats_ = batch_.stats();
   for (Slot* slot : updated_) slot->first = false;
   return py::none();
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine.h"
+#include "hyper.h"
 
 namespace fastopt {
 
@@ -27,16 +28,25 @@ class Plan {
   // a gradient is not finite and a group asks for that; else (index of a parameter or -1, reason).
   // A step not done has changed no tensor. `before`, where given, is called once all is checked and
   // nothing yet written: other backends' share of the step.
+  //
+  // What may run Python, and so let go of anything, comes first (the groups' numbers) and last
+  // (asking tensors that may be lazy); between them containers are walked with borrowed pointers.
   pybind11::object step(const pybind11::list& groups, const pybind11::dict& state, int threads,
                         std::optional<double> grad_scale, const pybind11::object& before);
 
-  // The gradients' norm in the last step, where a group asked for it, and the statistics.
+  // The gradients' norm in the last step, where a group asked for it.
   std::optional<double> grad_norm() const { return grad_norm_; }
-  std::vector<Batch::Stats> stats() const { return batch_.stats(); }
+  // The statistics of the last step that was done.
+  const std::vector<Batch::Stats>& stats() const { return stats_; }
 
  private:
   struct Changed : std::runtime_error {
     using std::runtime_error::runtime_error;
+  };
+  struct Group {  // what a param group asks for in this step
+    Hyper hyper;
+    Passes passes;
+    pybind11::object params;
   };
   struct Item {  // one entry of a parameter's state dict
     PyObject* key;
@@ -55,23 +65,25 @@ class Plan {
   static constexpr int kOther = -2;
   static constexpr int kAverage = -3;
 
+  void read_groups(const pybind11::list& groups, std::optional<double> grad_scale);
   void check_state(const pybind11::dict& state) const;
-  void collect(const pybind11::list& groups, std::optional<double> grad_scale);
+  void collect();
   void collect_param(Slot& slot, PyObject* grad, int variant, bool average);
 
   int rule_;
-  std::vector<std::vector<Slot>> groups_;
+  std::vector<std::vector<Slot>> slots_;  // by group
   std::vector<Item> items_;  // of all slots, in one piece: a vector each would be a cache miss each
   std::vector<std::pair<PyObject*, PyObject*>> state_;  // optimizer.state, in its order
   std::deque<Handle> handles_;
   Batch batch_;
-  // Filled during a step only. Gradients are held while the engine reads them, for another thread
-  // may run Python then.
+  // Filled during a step only. Parameters and gradients are held while the engine works on them,
+  // for another thread may run Python then; states are, by their handles.
+  std::vector<Group> groups_;
   std::vector<pybind11::object> grads_;
   std::vector<Slot*> updated_;
-  std::vector<PyObject*> cleared_;
-  bool rewritten_ = false;  // whether gradients are written to
+  std::vector<PyObject*> rewritten_;  // the gradients that are written to
   std::optional<double> grad_norm_;
+  std::vector<Batch::Stats> stats_;
   int index_ = -1;  // of the parameter being collected
   bool running_ = false;
 };

@@ -1,5 +1,8 @@
-// Parameters that are not one contiguous run: their layout, then updating them through it.
+// Parameters that are not one contiguous run: their layout, then walking, clearing and updating
+// them through it.
 #include <algorithm>
+#include <cstring>
+#include <numeric>
 
 #include "engine.h"
 
@@ -112,16 +115,35 @@ void Batch::walk(const Entry& entry, int64_t from, int64_t to, const Visit& visi
   }
 }
 
-// The memory that an entry's gradient lies in.
-std::pair<char*, char*> Batch::extent_of_grad(const Entry& entry) const {
-  int64_t last = entry.run.count - 1;
-  if (entry.layout >= 0) {
-    const Layout layout{layouts_.data() + entry.layout};
-    last = 0;
-    for (int64_t d = 0; d < layout.dims(); ++d) last += (layout.size(d) - 1) * layout.stride(d, 1);
+// Whether two streams whose extents meet share no element all the same, as the left and the right
+// columns of a matrix.
+bool Batch::interleaved(const Entry& entry, int a, int b) const {
+  if (entry.layout < 0) return false;
+  const Layout layout{layouts_.data() + entry.layout};
+  const bool runs = layout.stride(0, a) == 1 && layout.stride(0, b) == 1;
+  const int64_t bytes = kElementBytes[int(entry.dtype)];
+  const int64_t run = runs ? layout.size(0) * bytes : bytes;
+  int64_t step = 0;  // every run of either begins at a multiple of it from that stream's first
+  for (int64_t d = runs; d < layout.dims(); ++d) {
+    step = std::gcd(step, std::gcd(layout.stride(d, a), layout.stride(d, b)) * bytes);
   }
-  char* const data = entry.run.streams[1];
-  return {data, data + (last + 1) * kElementBytes[int(entry.dtype)]};
+  if (step == 0) return false;
+  const int64_t apart = (entry.run.streams[b] - entry.run.streams[a]) % step;
+  const int64_t offset = apart < 0 ? apart + step : apart;
+  return offset >= run && step - offset >= run;
+}
+
+void Batch::clear_gradient(const Entry& entry) const {
+  const int bytes = kElementBytes[int(entry.dtype)];
+  if (entry.layout < 0) {
+    std::memset(entry.run.streams[1], 0, size_t(entry.run.count * bytes));
+    return;
+  }
+  const int64_t stride = Layout{layouts_.data() + entry.layout}.stride(0, 1);
+  const char zero[sizeof(double)] = {};
+  walk(entry, 0, entry.run.count, [&](const Run& run, int64_t) {
+    copy_elements(run.streams[1], stride, zero, 0, run.count, bytes);
+  });
 }
 
 // One stream's elements [from, to), made contiguous.
@@ -138,7 +160,7 @@ void Batch::gather(const Entry& entry, int stream, int64_t from, int64_t to, cha
 void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end, double* sums) const {
   const Layout layout{layouts_.data() + entry.layout};
   const double* scalars = scalars_[entry.scalars].data();
-  const Passes& passes = passes_[entry.passes];
+  const Passes& passes = groups_[entry.group].passes;
   const int bytes = kElementBytes[int(entry.dtype)];
 
   bool in_place = layout.size(0) >= kMinRun;

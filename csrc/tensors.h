@@ -56,6 +56,22 @@ bool is_on_device(PyObject* object);
 // A new reference to the .grad of a plain tensor: None, or a tensor.
 PyObject* grad_of(PyObject* param);
 
+// While one exists, and nothing else does, no Python code runs: the GIL is held, and the garbage
+// collector, which any allocation may start before Python 3.12, calls no finaliser. So what is
+// borrowed from a container stays alive. Reading plain tensors and their .grad runs none either.
+class NoCollection {
+ public:
+  NoCollection() : was_on_(PyGC_Disable()) {}
+  NoCollection(const NoCollection&) = delete;
+  NoCollection& operator=(const NoCollection&) = delete;
+  ~NoCollection() {
+    if (was_on_) PyGC_Enable();
+  }
+
+ private:
+  int was_on_;
+};
+
 // Throws Refused where the tensor is a lazy conjugate or negation, which its memory does not show.
 // Costs two Python calls, so only the layouts that can be such a view are asked: see may_be_lazy.
 void refuse_lazy_views(PyObject* tensor);

@@ -40,11 +40,13 @@ class Containers:
         groups: list[dict[str, Any]],
         state: Mapping[Tensor, Any],
         idle: bytes,
-        passes: NDArray[np.float64] | None = None,
+        passes: NDArray[np.float64] | None,
+        written: NDArray[np.int64],
     ) -> None: ...
     def check(
         self, groups: list[dict[str, Any]], state: Mapping[Tensor, Any]
     ) -> tuple[int, str] | None: ...
+    def check_gradients(self, collectors: list[Collector]) -> tuple[int, str] | None: ...
 
 class Collector:
     def __init__(
@@ -81,7 +83,7 @@ def update(
     states: list[list[Tensor]],
     steps: list[Tensor],
     first: bytes,
-    hyper: list[float],
+    group: dict[str, Any],
     maximize: bool,
     grad_scale: float | None,
     threads: int,

@@ -9,14 +9,16 @@ written, where a tensor does not fit its parameter or is not a plain CPU tensor.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from . import _core
+from .arguments import DECOUPLED_WEIGHT_DECAY, EPS_IN_SQRT
 
-
-def _number(value: float | Tensor) -> float:
-    return value.item() if isinstance(value, Tensor) else value
+# What torch's functional forms have no argument for.
+DEFAULTS = {n: a.default for n, a in (DECOUPLED_WEIGHT_DECAY | EPS_IN_SQRT).items()}
 
 
 def _update(
@@ -25,7 +27,7 @@ def _update(
     grads: list[Tensor],
     states: list[list[Tensor]],
     steps: list[Tensor],
-    hyper: list[float | Tensor],
+    group: dict[str, Any],
     *,
     maximize: bool,
     grad_scale: Tensor | None = None,
@@ -40,9 +42,9 @@ def _update(
     if found_inf is not None and found_inf.item():
         return
     scale = None if grad_scale is None else grad_scale.item()
-    numbers = [float(_number(value)) for value in hyper]
+    group = {**DEFAULTS, **group}
     threads = torch.get_num_threads()
-    _core.update(rule, params, grads, states, steps, first, numbers, maximize, scale, threads)
+    _core.update(rule, params, grads, states, steps, first, group, maximize, scale, threads)
 
 
 def _refuse(function: str, **options: bool) -> None:
@@ -86,7 +88,13 @@ def sgd(
         d_p_list,
         [buffers] if momentum != 0 else [],
         [],
-        [lr, momentum, dampening, weight_decay, nesterov],
+        {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+        },
         maximize=maximize,
         grad_scale=grad_scale,
         found_inf=found_inf,
@@ -132,7 +140,14 @@ def adam(
         grads,
         states,
         state_steps,
-        [lr, beta1, beta2, eps, weight_decay, amsgrad, decoupled_weight_decay],
+        {
+            "lr": lr,
+            "betas": (beta1, beta2),
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "amsgrad": amsgrad,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        },
         maximize=maximize,
         grad_scale=grad_scale,
         found_inf=found_inf,
@@ -223,6 +238,13 @@ def rmsprop(
         grads,
         states,
         state_steps,
-        [lr, alpha, eps, weight_decay, momentum, centered],
+        {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "centered": centered,
+        },
         maximize=maximize,
     )

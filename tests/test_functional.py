@@ -20,6 +20,7 @@ from support import (
 )
 from torch import Tensor
 
+import fastopt
 from fastopt import _core, functional
 
 SHAPES = [(5, 3), (17,), (), (0, 2), (2, 64)]
@@ -214,6 +215,7 @@ def test_what_torchs_forms_alone_do(optimizer: Optimizer, option: str) -> None:
 def test_the_core_counts_its_lists() -> None:
     """The compiled form reads no list beyond its end, whoever calls it."""
     one = [torch.ones(3)]
+    group = fastopt.SGD([torch.ones(3)], lr=0.1, momentum=0.9).param_groups[0]
     for grads, states, steps in [
         ([], [one], []),
         (one, [], []),
@@ -221,4 +223,4 @@ def test_the_core_counts_its_lists() -> None:
         (one, [one], one),
     ]:
         with pytest.raises(ValueError, match="for 1 parameters, as many gradients"):
-            _core.update("sgd", one, grads, states, steps, b"", [0.1, 0.9, 0, 0, 0], False, None, 1)
+            _core.update("sgd", one, grads, states, steps, b"", group, False, None, 1)

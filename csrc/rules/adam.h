@@ -12,36 +12,40 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
+struct AdamHyper {
+  double lr, beta1, beta2, eps, weight_decay, amsgrad, decoupled_weight_decay, eps_in_sqrt;
+};
+
 struct AdamScalars {
   double decay, weight_decay, lerp_weight, beta2, square_weight, bias_correction2_sqrt, step_size,
       eps, eps_in_sqrt;
 };
 
-inline void adam_scalars(const double* h, double step, bool, double* out) {
-  enum { lr, beta1, beta2, eps, weight_decay, amsgrad, decoupled, in_sqrt };
-  const bool adamw = h[decoupled] != 0;
-  const bool inside = h[in_sqrt] != 0;
-  const double bias_correction2 = 1 - ::pow(h[beta2], step);
+inline void adam_scalars(const double* numbers, double step, bool, double* out) {
+  const auto h = named<AdamHyper>(numbers);
+  const bool adamw = h.decoupled_weight_decay != 0;
+  const bool inside = h.eps_in_sqrt != 0;
+  const double bias_correction2 = 1 - ::pow(h.beta2, step);
   const AdamScalars scalars = {
-      adamw ? 1 - h[lr] * h[weight_decay] : 1,
-      adamw ? 0 : h[weight_decay],
-      1 - h[beta1],
-      h[beta2],
-      1 - h[beta2],
+      adamw ? 1 - h.lr * h.weight_decay : 1,
+      adamw ? 0 : h.weight_decay,
+      1 - h.beta1,
+      h.beta2,
+      1 - h.beta2,
       ::sqrt(bias_correction2),
-      h[lr] / (1 - ::pow(h[beta1], step)),
-      inside ? 0 : h[eps],
-      inside ? h[eps] * bias_correction2 : 0,
+      h.lr / (1 - ::pow(h.beta1, step)),
+      inside ? 0 : h.eps,
+      inside ? h.eps * bias_correction2 : 0,
   };
   __builtin_memcpy(out, &scalars, sizeof scalars);
 }
 
 constexpr Rule kAdam = {
     "adam",
-    {"lr", "betas", "eps", "weight_decay", "amsgrad", "decoupled_weight_decay", "eps_in_sqrt"},
+    {"lr", {"betas", 2}, "eps", "weight_decay", "amsgrad", "decoupled_weight_decay", "eps_in_sqrt"},
     true,
     2,
-    [](const double* h) { return int(h[5] != 0); },
+    [](const double* numbers) { return int(named<AdamHyper>(numbers).amsgrad != 0); },
     {{"exp_avg", "exp_avg_sq"}, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
     adam_scalars,
     {"decay", "weight_decay", "lerp_weight", "beta2", "square_weight", "bias_correction2_sqrt",
@@ -50,6 +54,7 @@ constexpr Rule kAdam = {
 
 template <bool kAmsgrad>
 struct Adam {
+  using Hyper = AdamHyper;
   using Scalars = AdamScalars;
   static constexpr int kStates = kAmsgrad ? 3 : 2;
   static constexpr bool kPrefetch = true;

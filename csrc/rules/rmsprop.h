@@ -10,23 +10,27 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
+struct RmspropHyper {
+  double lr, alpha, eps, weight_decay, momentum, centered, decoupled_weight_decay, eps_in_sqrt;
+};
+
 struct RmspropScalars {
   double decay, lr, alpha, square_weight, eps, eps_in_sqrt, weight_decay, momentum;
 };
 
-inline void rmsprop_scalars(const double* h, double, bool, double* out) {
-  enum { lr, alpha, eps, weight_decay, momentum, centered, decoupled, in_sqrt };
-  const bool apart = h[decoupled] != 0;
-  const bool inside = h[in_sqrt] != 0;
+inline void rmsprop_scalars(const double* numbers, double, bool, double* out) {
+  const auto h = named<RmspropHyper>(numbers);
+  const bool apart = h.decoupled_weight_decay != 0;
+  const bool inside = h.eps_in_sqrt != 0;
   const RmspropScalars scalars = {
-      apart ? 1 - h[lr] * h[weight_decay] : 1,
-      h[lr],
-      h[alpha],
-      1 - h[alpha],
-      inside ? 0 : h[eps],
-      inside ? h[eps] : 0,
-      apart ? 0 : h[weight_decay],
-      h[momentum],
+      apart ? 1 - h.lr * h.weight_decay : 1,
+      h.lr,
+      h.alpha,
+      1 - h.alpha,
+      inside ? 0 : h.eps,
+      inside ? h.eps : 0,
+      apart ? 0 : h.weight_decay,
+      h.momentum,
   };
   __builtin_memcpy(out, &scalars, sizeof scalars);
 }
@@ -37,7 +41,10 @@ constexpr Rule kRmsprop = {
      "eps_in_sqrt"},
     true,
     4,
-    [](const double* h) { return int(h[4] > 0) + 2 * int(h[5] != 0); },
+    [](const double* numbers) {
+      const auto h = named<RmspropHyper>(numbers);
+      return int(h.momentum > 0) + 2 * int(h.centered != 0);
+    },
     {{"square_avg"},
      {"square_avg", "momentum_buffer"},
      {"square_avg", "grad_avg"},
@@ -48,6 +55,7 @@ constexpr Rule kRmsprop = {
 
 template <bool kMomentum, bool kCentered>
 struct Rmsprop {
+  using Hyper = RmspropHyper;
   using Scalars = RmspropScalars;
   static constexpr int kStates = 1 + kMomentum + kCentered;
   static constexpr bool kPrefetch = true;

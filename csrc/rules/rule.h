@@ -1,9 +1,10 @@
 // What the host knows of a rule: its hyperparameters, its states, its scalars.
 //
-// A rule header holds three things: a struct of `Scalars`, doubles computed once per group and step
-// count; the table of its Python names (`Rule`); and per state layout (`variant`) the update of one
-// vector, `Update<V>`, which the driver calls for every element type and tail. isa.cpp alone
-// includes these headers, once per instruction set: see simd/vec.h.
+// A rule header holds four things: a struct of `Hyper`parameters, doubles in the order of its keys;
+// a struct of `Scalars`, doubles computed from them once per group and step count; the table of its
+// Python names (`Rule`); and per state layout (`variant`) the update of one vector, `Update<V>`,
+// which the driver calls for every element type and tail. isa.cpp alone includes these headers,
+// once per instruction set, and checks that structs and names agree: see simd/vec.h.
 #pragma once
 
 namespace fastopt {
@@ -14,9 +15,14 @@ constexpr int kMaxHyper = 10;
 constexpr int kMaxScalars = 12;
 
 struct Rule {
+  struct Key {  // of a param group
+    const char* name;
+    int numbers;  // that it holds: 2 for a tuple such as betas
+    constexpr Key(const char* key = nullptr, int count = 1) : name(key), numbers(count) {}
+  };
   const char* name;
-  const char* hyper[kMaxHyper + 1];  // keys of a param group; a tuple (betas) gives its numbers
-  bool counts_steps;                 // state["step"] exists
+  Key hyper[kMaxHyper + 1];
+  bool counts_steps;  // state["step"] exists
   int variants;
   int (*variant)(const double* hyper);  // the state layout that these hyperparameters ask for
   const char* states[kMaxVariants][kMaxStates + 1];
@@ -24,5 +30,27 @@ struct Rule {
   void (*scalars)(const double* hyper, double step, bool first, double* out);
   const char* scalar_names[kMaxScalars + 1];
 };
+
+// How many names a list of them holds.
+constexpr int length(const char* const* names) {
+  int count = 0;
+  while (names[count]) ++count;
+  return count;
+}
+
+// How many numbers a rule's keys hold together.
+constexpr int hyper_numbers(const Rule& rule) {
+  int count = 0;
+  for (const Rule::Key* key = rule.hyper; key->name; ++key) count += key->numbers;
+  return count;
+}
+
+// A rule's hyperparameters by name.
+template <class Hyper>
+Hyper named(const double* numbers) {
+  Hyper hyper;
+  __builtin_memcpy(&hyper, numbers, sizeof hyper);
+  return hyper;
+}
 
 }  // namespace fastopt

@@ -9,20 +9,24 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
+struct SgdHyper {
+  double lr, momentum, dampening, weight_decay, nesterov, decoupled_weight_decay;
+};
+
 struct SgdScalars {
   double decay, lr, momentum, grad_weight, weight_decay, nesterov, first;
 };
 
-inline void sgd_scalars(const double* h, double, bool first, double* out) {
-  enum { lr, momentum, dampening, weight_decay, nesterov, decoupled };
-  const bool apart = h[decoupled] != 0;
+inline void sgd_scalars(const double* numbers, double, bool first, double* out) {
+  const auto h = named<SgdHyper>(numbers);
+  const bool apart = h.decoupled_weight_decay != 0;
   const SgdScalars scalars = {
-      apart ? 1 - h[lr] * h[weight_decay] : 1,
-      h[lr],
-      h[momentum],
-      1 - h[dampening],
-      apart ? 0 : h[weight_decay],
-      h[nesterov],
+      apart ? 1 - h.lr * h.weight_decay : 1,
+      h.lr,
+      h.momentum,
+      1 - h.dampening,
+      apart ? 0 : h.weight_decay,
+      h.nesterov,
       double(first),
   };
   __builtin_memcpy(out, &scalars, sizeof scalars);
@@ -33,7 +37,7 @@ constexpr Rule kSgd = {
     {"lr", "momentum", "dampening", "weight_decay", "nesterov", "decoupled_weight_decay"},
     false,
     2,
-    [](const double* h) { return int(h[1] != 0); },
+    [](const double* numbers) { return int(named<SgdHyper>(numbers).momentum != 0); },
     {{}, {"momentum_buffer"}},
     sgd_scalars,
     {"decay", "lr", "momentum", "grad_weight", "weight_decay", "nesterov", "first"},
@@ -41,6 +45,7 @@ constexpr Rule kSgd = {
 
 template <bool kMomentum>
 struct Sgd {
+  using Hyper = SgdHyper;
   using Scalars = SgdScalars;
   static constexpr int kStates = kMomentum;
   // Its loop is short enough for the processor to run ahead by itself: asking for memory too took

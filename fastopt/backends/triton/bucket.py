@@ -144,7 +144,7 @@ class Bucket:
             self._table = Table(self.device, sections)
             self._scalars = self._table.device["scalars"]
         rows = [slot.row() for slot in slots]
-        self._collector = _core.Collector(rule, rows, self._writes_grads, **self._table.host)
+        self.collector = _core.Collector(rule, rows, self._writes_grads, **self._table.host)
 
     def _flags(self, states: Sequence[Tensor | None], unwritten: Sequence[bool]) -> Tensor:
         flags = constant(np.array(unwritten, np.int32), self.device)
@@ -198,7 +198,7 @@ class Bucket:
 
     def collect(self, groups: list[dict[str, Any]], scaler: Scaler) -> None:
         """Fill the host tables for one step; raise Changed if anything is not as planned."""
-        changed = self._collector.collect(groups)
+        changed = self.collector.collect(groups)
         if changed is not None:
             at, reason = changed
             raise Changed(self.slots[at].index if at >= 0 else -1, reason)
@@ -206,7 +206,7 @@ class Bucket:
 
     def written(self) -> list[Tensor]:
         """What the step just collected will write."""
-        return self._collector.written()
+        return self.collector.written()
 
     def upload(self) -> None:
         """Send the tables in the order of the current stream."""
@@ -236,7 +236,7 @@ class Bucket:
                 grad.copy_(slot.grad_stage)
         if self._sums is not None:
             self._tracked = self.addresses != 0
-        self._collector.launched()
+        self.collector.launched()
 
     def _calls(self, scaler: Scaler) -> list[Call]:
         """The kernels of a step."""

@@ -9,11 +9,12 @@ the device, for that one, and the tables are recorded for the new stream.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from . import Scaler, freshness
 from .bucket import Bucket
 from .passes import Passes, Switches, measures, switches
 from .rules import RULES
-from .slots import Changed, Slot, extent, prepare
+from .slots import Changed, Memory, Slot, overlap, prepare
 from .tables import capturing, constant
 
 Group = dict[str, Any]
@@ -37,32 +38,16 @@ def counts_on_device(rule: str, group: Group) -> bool:
     return bool(group.get("capturable") or group.get("fused") or on_device)
 
 
-def overlap(extents: Iterable[tuple[int, int]]) -> bool:
-    """Whether any two of these runs of memory share a byte."""
-    end, shared = 0, False
-    for begin, stop in sorted(extents):
-        shared |= begin < end and begin != stop
-        end = max(end, stop)
-    return shared
-
-
-def gradients(slots: Sequence[Slot]) -> list[tuple[int, int]]:
-    """The memory of those that there are."""
-    return [extent(s.param.grad) for s in slots if s.param.grad is not None]
-
-
-def assign_layers(slots: Sequence[Slot], unscales: bool) -> None:
-    """Parameters that share memory are updated one after the other, as torch's loop does.
-
-    So are those that share a gradient, where it is unscaled in place.
+def assign_layers(memory: Sequence[tuple[Slot, Sequence[Memory]]]) -> bool:
+    """Parameters that share memory are updated one after the other, as torch's loop does; whether
+    there are any.
     """
-    written = [[extent(s.param), *(gradients([s]) if unscales else [])] for s in slots]
-    shared = overlap(itertools.chain.from_iterable(written))
-    for i, slot in enumerate(slots if shared else ()):
-        for k, before in enumerate(slots[:i]):
-            pairs = itertools.product(written[i], written[k])
-            if any(a < d and c < b for (a, b), (c, d) in pairs):
+    shared = overlap(itertools.chain.from_iterable(own for _, own in memory))
+    for i, (slot, own) in enumerate(memory if shared else ()):
+        for before, others in memory[:i]:
+            if overlap([*own, *others]):
                 slot.layer = max(slot.layer, before.layer + 1)
+    return shared
 
 
 class Launch:
@@ -89,6 +74,7 @@ class Launch:
         self._unscales = scaler.unscales
         self._slots: list[Slot] = []
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # steps of the host: each, on the device
         self._names = [tuple(_core.state_names(rule, group)) for group in groups]
         self._switches = [switches(group) for group in groups]
         idle = bytearray(len(first))  # those without a gradient so far
@@ -106,12 +92,15 @@ class Launch:
                 slot = self._slot(index, g, param, optimizer.state)
                 slot.first, slot.begins = bool(first[index]), bool(begins[index])
                 self._slots.append(slot)
-        # Gradients that share memory cannot be cleared in the pass: another one may yet read them.
+        # Steps that parameters share are counted on the device, where launches are in order; and
+        # gradients that share memory are cleared at the end: another parameter may yet read them.
+        memory = [(s, s.memory(self._writes_grad(s.group))) for s in self._slots]
+        self._shares = assign_layers(memory)
         self._clears: list[bool] = []
-        if any(s.CLEARS for s in self._switches) and overlap(gradients(self._slots)):
+        if self._shares:
             self._clears = [s.CLEARS for s in self._switches]
             self._switches = [s._replace(CLEARS=False) for s in self._switches]
-        assign_layers(self._slots, unscales=scaler.unscales)
+        written = [m[:2] for slot, own in memory for m in slot.but_gradient(own)]
         self._passes: Passes | None = None
         if measures(groups) or any(map(any, self._switches)):
             with self._on(devices[0]):
@@ -133,7 +122,10 @@ class Launch:
         if self._passes is not None:
             self._passes.lay_out(self.buckets)
             table = self._passes.numbers_on_host
-        self._containers = _core.Containers(rule, list(groups), optimizer.state, bytes(idle), table)
+        addresses = np.array(written, np.int64).reshape(-1, 2)
+        self._containers = _core.Containers(
+            rule, list(groups), optimizer.state, bytes(idle), table, addresses
+        )
 
     def _slot(self, index: int, g: int, param: Tensor, state: Mapping[Tensor, Any]) -> Slot:
         kept = state.get(param, {})
@@ -147,8 +139,11 @@ class Launch:
         slot = Slot(index, g, param, kept, states, names, step, first=False)
         grad = param.grad
         assert grad is not None  # those without one are idle
-        prepare(slot, grad, self._unscales or self._switches[g].CLEARS)
+        prepare(slot, grad, self._writes_grad(g))
         return slot
+
+    def _writes_grad(self, group: int) -> bool:
+        return self._unscales or self._switches[group].CLEARS
 
     def _bucket(
         self, variant: int, slots: list[Slot], groups: Sequence[Group], passes: Switches
@@ -158,6 +153,7 @@ class Launch:
         counts = (
             self._mode > 0
             or skips
+            or self._shares
             or any(counts_on_device(self._rule, groups[g]) for g in {s.group for s in slots})
             or any(s.step is not None and s.step.device.type != "cpu" for s in slots)
             or any(map(freshness.known, (s for slot in slots for s in slot.states)))
@@ -172,7 +168,10 @@ class Launch:
         if counts:
             for slot in slots:
                 if slot.step is not None and slot.step.device != device:
-                    slot.step = slot.kept["step"] = constant(slot.step.detach().numpy(), device)
+                    if id(slot.step) not in self._moved:  # parameters that share it go on doing so
+                        moved = constant(slot.step.detach().numpy(), device)
+                        self._moved[id(slot.step)] = (slot.step, moved)
+                    slot.step = slot.kept["step"] = self._moved[id(slot.step)][1]
         with self._on(device):
             return Bucket(
                 self._rule, variant, slots, groups, counts, self._unscales, passes, self._passes
@@ -201,6 +200,9 @@ class Launch:
                 _captured.setdefault(optimizer, []).append(self)
             with self._on(bucket.device):
                 bucket.collect(groups, self._seen(scaler))
+        changed = self._containers.check_gradients([b.collector for b in self.buckets])
+        if changed is not None:
+            raise Changed(*changed)
         if self._passes is not None:
             with self._on(self._passes.device):
                 if why := self._passes.collect(scaler):

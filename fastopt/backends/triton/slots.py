@@ -7,10 +7,12 @@ launch, and copied back after it where the launch writes them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +27,14 @@ class Changed(Exception):
     def __init__(self, index: int, reason: str) -> None:
         super().__init__(reason)
         self.index = index
+
+
+class Memory(NamedTuple):
+    """First byte and the byte behind the last of what a launch reads or writes."""
+
+    begin: int
+    end: int
+    written: bool
 
 
 @dataclass
@@ -45,6 +55,21 @@ class Slot:
     addresses: list[int] = field(default_factory=list)  # of param and states, for the kernel
     stages: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (tensor, its dense copy)
     grad_stage: Tensor | None = None
+
+    def tensors(self) -> list[tuple[str, Tensor]]:
+        """What the step writes, gradient aside, by what messages call it."""
+        own = [("the parameter", self.param.detach())]
+        own += [(f"its state {n!r}", t) for n, t in zip(self.names, self.states, strict=True)]
+        return own if self.step is None else [*own, ("its state 'step'", self.step)]
+
+    def memory(self, writes_grad: bool) -> list[Memory]:
+        """All that the step reaches; the gradient first."""
+        grad = self.param.grad
+        own = [] if grad is None else [Memory(*extent(grad), writes_grad)]
+        return own + [Memory(*extent(t), True) for _, t in self.tensors()]
+
+    def but_gradient(self, memory: Sequence[Memory]) -> Sequence[Memory]:
+        return memory if self.param.grad is None else memory[1:]
 
     def row(self) -> tuple[Any, ...]:
         """What the compiled core keeps of it: see csrc/collect.h."""
@@ -88,6 +113,36 @@ def extent(tensor: Tensor) -> tuple[int, int]:
 def span(tensor: Tensor) -> int:
     """Elements from the first to the last of a tensor that has any."""
     return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def overlap(memory: Iterable[Memory]) -> bool:
+    """Whether any two of these share a byte that one of them writes."""
+    end = end_written = 0
+    shared = False
+    for begin, stop, written in sorted(m for m in memory if m.begin != m.end):
+        shared |= begin < (end if written else end_written)
+        end = max(end, stop)
+        end_written = max(end_written, stop) if written else end_written
+    return shared
+
+
+class Elements:
+    """A tensor's elements as NumPy sees memory: addresses to compare, not to follow."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (tensor.data_ptr(), False),
+            "shape": tuple(tensor.shape),
+            "strides": tuple(s * tensor.element_size() for s in tensor.stride()),
+            "typestr": f"|V{tensor.element_size()}",
+        }
+
+
+def share_elements(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have a byte in common, be it in between of each other's."""
+    (begin, end), (start, stop) = extent(a), extent(b)
+    return begin < stop and start < end and np.shares_memory(Elements(a), Elements(b))
 
 
 def type_name(dtype: torch.dtype) -> str:
@@ -139,6 +194,19 @@ def check_tensors(slot: Slot, grad: Tensor, writes_grad: bool) -> None:
                 f"{subject} is expanded (unsupported operation: more than one element refers to a "
                 "single memory location); clone() it first",
             )
+    check_step(slot)
+    if not overlap(slot.memory(writes_grad)):
+        return
+    first, *others = slot.tensors()
+    for (one, a), (other, b) in itertools.combinations([first, ("its gradient", grad), *others], 2):
+        if share_elements(a, b):
+            raise Changed(
+                slot.index, f"{other} shares memory with {one}; clone() one of them first"
+            )
+
+
+def check_step(slot: Slot) -> None:
+    """Raise Changed where the step count is not one number."""
     step = slot.step
     if step is None:
         return
