@@ -131,13 +131,13 @@ class Plan:
 
     def __init__(self, optimizer: FusedStep) -> None:
         self._setting, self._flags = setting(), flags(optimizer)
-        self._flagged = any(map(any, self._flags))
         self.routes = routes_of(optimizer)
         self.names = [*names(optimizer)]
         self.lasting = all(r.lasting for r in self.routes)
         backends = {r.backend for r in self.routes}
         self._on_cpu = backends <= {"cpu"}
         self._rest = "torch" in backends
+        self._flagged = self._rest or any(map(any, self._flags))
         devices = {param.device for _, param in parameters(optimizer)}
         # Else the norm spans backends or devices, and torch's own passes are taken.
         self._fuses = self._on_cpu or (backends == {"triton"} and len(devices) == 1)

@@ -64,9 +64,11 @@ def flags(optimizer: FusedStep) -> list[list[Any]]:
 
 
 def flagged(optimizer: FusedStep) -> bool:
-    """Whether a group has any flag, as most have not: quicker than to compare all of them."""
+    """Whether a group has a flag that takes its parameters from the engine, as most have not:
+    quicker than to compare all flags.
+    """
     for group in optimizer.param_groups:
-        if group.get("differentiable") or group.get("capturable") or group.get("eps_in_sqrt"):
+        if group.get("differentiable") or group.get("capturable"):
             return True
     return False
 

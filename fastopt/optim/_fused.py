@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]
+from torch.compiler import is_compiling
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import arguments
@@ -173,7 +175,7 @@ class FusedStep(Averages):
     _untraced_step = torch._disable_dynamo(_hooked_step)  # type: ignore[attr-defined]
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             # torch's own step can be traced; what it lacks runs outside the compiled graph.
             own = any(
                 g[n] != a.default for g in self.param_groups for n, a in self._arguments.items()
@@ -187,7 +189,7 @@ class FusedStep(Averages):
             or self._optimizer_step_post_hooks
             or _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+            or _profiler_enabled()
         ):
             return self._hooked_step(*args, **kwargs)
         return self._step(*args, **kwargs)
