@@ -50,7 +50,7 @@ class Pieces:
 
     def engine(self, before: Callable[[], None] | None = None) -> None:
         """The step without the Python around it; `before` is called between checks and writes."""
-        plan = self.optimizer._plan
+        plan = self.optimizer._record.plan
         assert plan is not None
         assert plan._core is not None
         groups, state = self.optimizer.param_groups, self.optimizer.state

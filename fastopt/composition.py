@@ -6,7 +6,7 @@ the fused pass, and the same meaning.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -28,12 +28,18 @@ def passes_on(group: dict[str, Any]) -> list[str]:
     return [name for name, argument in PASSES.items() if group[name] != argument.default]
 
 
+def measures(groups: Sequence[dict[str, Any]]) -> bool:
+    """Whether the norm of the gradients is asked for."""
+    return any(g["max_grad_norm"] is not None or g["skip_nonfinite"] for g in groups)
+
+
 def without_passes(group: dict[str, Any]) -> dict[str, Any]:
     return {**group, **{name: argument.default for name, argument in PASSES.items()}}
 
 
 def real(t: Tensor) -> Tensor:
-    return torch.view_as_real(t) if t.is_complex() else t
+    """The real numbers of a tensor; of a lazy conjugate a copy, to be read and not written."""
+    return torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
 
 
 class Composition:
@@ -67,7 +73,7 @@ class Composition:
     def run(self, bare: Callable[[], Outcome]) -> Outcome:
         groups = self.optimizer.param_groups
         wants = {name for group in groups for name in passes_on(group)}
-        if wants & {"max_grad_norm", "skip_nonfinite"}:
+        if measures(groups):
             # In float64, as the engines sum.
             norms = [real(g).double().norm() for g in self.unscaled]
             self.norm = torch.stack(norms).norm().item() if norms else 0.0
@@ -114,6 +120,7 @@ class Composition:
         if group["ema_decay"] is not None:
             state = self.optimizer.state[p]
             if "ema" in state:
+                state["ema"] = state["ema"].resolve_conj()
                 real(state["ema"]).lerp_(real(p.detach()), 1 - group["ema_decay"])
             else:
                 state["ema"] = p.detach().clone()

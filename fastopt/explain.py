@@ -66,7 +66,8 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
         An :class:`Explanation`: `buckets`, in the order of the parameters; `str()` of it is text.
 
     Raises:
-        RuntimeError: where the next step() would raise, with the same message.
+        RuntimeError: where the next step() would refuse a parameter, with the same message. What
+            torch's own step refuses, it refuses when it runs.
     """
     counts: Counter[tuple[str, str, str, str]] = Counter()
     elements: Counter[tuple[str, str, str, str]] = Counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,16 @@ from . import _core
 from .backends.triton import Scaler
 from .backends.triton.slots import Changed
 from .composition import Composition, Outcome, Stats, passes_on, without_passes
-from .routes import Route, name_of, parameters, routes_of
+from .routes import (
+    Route,
+    flagged,
+    flags,
+    name_of,
+    names,
+    parameters,
+    routes_of,
+    setting,
+)
 
 if TYPE_CHECKING:
     from .backends.triton.launch import Launch
@@ -31,9 +40,14 @@ def resolve_gradients(optimizer: FusedStep, routes: list[Route]) -> None:
             param.grad = grad.resolve_conj().resolve_neg()
 
 
+def version(tensor: Tensor) -> int:
+    """Autograd's count of writes; of a tensor that has none, as of inference_mode, always 0."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 @dataclass(frozen=True)
 class NewStates:
-    """States that a first step created, to be dropped again where that step is refused.
+    """States that a first step created, to be taken back where that step is refused.
 
     `fresh` has one byte per parameter: 1 where its states hold nothing yet (SGD's momentum buffer,
     which the first step writes without reading).
@@ -42,6 +56,7 @@ class NewStates:
     fresh: bytes
     new_averages: bytes  # likewise 1 where the average is new
     created: list[tuple[Tensor, dict[str, Tensor]]]
+    kept: list[tuple[Tensor, int, dict[str, Any] | None]]  # parameter, its version, state before
 
     @torch.no_grad()
     def begin_averages(self) -> None:
@@ -50,13 +65,18 @@ class NewStates:
             if "ema" in created:
                 created["ema"].copy_(param)
 
-    def drop(self, optimizer: FusedStep) -> None:
-        for param, created in self.created:
-            state = optimizer.state[param]
-            for name in created:
-                state.pop(name, None)
-            if not state:
-                del optimizer.state[param]
+    def take_back(self, optimizer: FusedStep) -> None:
+        """Put every entry back where and as it was, None among them; not where autograd was told of
+        the update: an interrupt then came behind it, and the states belong to it.
+        """
+        for param, before, kept in self.kept:
+            if version(param) != before:
+                continue
+            if kept is None:
+                optimizer.state.pop(param, None)
+            else:
+                optimizer.state[param].clear()
+                optimizer.state[param].update(kept)
 
 
 def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
@@ -67,23 +87,27 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
     rule = optimizer._rule
     fresh, new_averages = bytearray(len(routes)), bytearray(len(routes))
     new: list[tuple[Tensor, dict[str, Tensor]]] = []
+    kept: list[tuple[Tensor, int, dict[str, Any] | None]] = []
     for index, (group, param) in enumerate(parameters(optimizer)):
         if routes[index].backend == "torch" or param.grad is None:
             continue
-        state = optimizer.state.get(param, {})
+        there = optimizer.state.get(param)
+        kept.append((param, version(param), None if there is None else dict(there)))
+        state = there or {}
         created: dict[str, Tensor] = {}
         if _core.counts_steps(rule) and "step" not in state:
             wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             created["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32)
-        skippable = routes[index].backend == "triton"  # and the host never hears of it
         for name in _core.state_names(rule, group):
-            if state.get(name) is None:
-                if rule == "sgd":
-                    empty = torch.zeros_like if skippable else torch.empty_like
-                    created[name] = empty(param.grad, requires_grad=False)
-                    fresh[index] = 1
-                else:
-                    created[name] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            found = state.get(name)
+            if found is None:
+                fresh[index] |= rule == "sgd"
+                like = param.grad if rule == "sgd" else param
+                created[name] = torch.zeros_like(like, requires_grad=False)
+            elif isinstance(found, Tensor) and found.layout != torch.strided:
+                # As torch's own step leaves a momentum buffer after a sparse gradient.
+                reason = f"its state {name!r} has layout {found.layout}, but its gradient is dense"
+                raise refusal(optimizer, index, f"{reason}; to_dense() the state first")
         if group["ema_decay"] is not None and "ema" not in state:
             created["ema"] = param.detach().clone()
             new_averages[index] = 1
@@ -91,7 +115,7 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
             new.append((param, created))
     for param, created in new:
         optimizer.state[param].update(created)
-    return NewStates(bytes(fresh), bytes(new_averages), new)
+    return NewStates(bytes(fresh), bytes(new_averages), new, kept)
 
 
 def refusal(optimizer: FusedStep, index: int, reason: str) -> RuntimeError:
@@ -106,11 +130,14 @@ class Plan:
     """How one optimizer steps, until its parameters, states or gradients ask for another way."""
 
     def __init__(self, optimizer: FusedStep) -> None:
+        self._setting, self._flags = setting(), flags(optimizer)
         self.routes = routes_of(optimizer)
+        self.names = [*names(optimizer)]
         self.lasting = all(r.lasting for r in self.routes)
         backends = {r.backend for r in self.routes}
         self._on_cpu = backends <= {"cpu"}
         self._rest = "torch" in backends
+        self._flagged = self._rest or any(map(any, self._flags))
         devices = {param.device for _, param in parameters(optimizer)}
         # Else the norm spans backends or devices, and torch's own passes are taken.
         self._fuses = self._on_cpu or (backends == {"triton"} and len(devices) == 1)
@@ -131,10 +158,10 @@ class Plan:
             if isinstance(outcome, tuple):
                 raise refusal(optimizer, *outcome)
         except BaseException:
-            new.drop(optimizer)
+            new.take_back(optimizer)
             raise
         if outcome == "skipped":
-            new.drop(optimizer)
+            new.take_back(optimizer)
         else:
             new.begin_averages()
         return outcome
@@ -156,7 +183,7 @@ class Plan:
                     new.new_averages,
                     scaler,
                     groups,
-                    optimizer._skips_on,
+                    optimizer._record.skips_on,
                 )
             except Changed as refused:
                 raise refusal(optimizer, refused.index, str(refused)) from refused
@@ -172,6 +199,10 @@ class Plan:
 
     def step(self, optimizer: FusedStep, scaler: Scaler = NO_SCALER) -> Outcome:
         """Step once, with what GradScaler handed over."""
+        if setting() is not self._setting or (
+            flags(optimizer) != self._flags if self._flagged else flagged(optimizer)
+        ):
+            return -1, "what decides the way of its parameters has changed"
         grad_scale = None
         # Read by the host only where it must: that waits for the device.
         if scaler is not NO_SCALER and not self._on_device:
@@ -186,8 +217,10 @@ class Plan:
             return -1, "the passes around the update have changed"
         if not self._composes:
             return self._update(optimizer, grad_scale, scaler)
-        self._composition = Composition(optimizer, grad_scale)
-        return self._composition.run(lambda: self._update(optimizer, None, NO_SCALER))
+        composition = Composition(optimizer, grad_scale)
+        outcome = composition.run(lambda: self._update(optimizer, None, NO_SCALER))
+        self._composition = composition
+        return outcome
 
     @property
     def grad_norm(self) -> float | Tensor | None:
@@ -199,12 +232,16 @@ class Plan:
         return None if self._core is None else self._core.grad_norm
 
     @property
-    def stats(self) -> list[Stats]:
+    def stats(self) -> list[tuple[str, float, float, float]]:
+        """Name of a parameter and norms of its gradient, its update and itself in the last step."""
+        found: list[Stats] = []
         if self._composition is not None:
-            return self._composition.stats
-        if self._launch is not None:
-            return self._launch.stats()
-        return [] if self._core is None else self._core.stats()
+            found = self._composition.stats
+        elif self._launch is not None:
+            found = self._launch.stats()
+        elif self._core is not None:
+            found = self._core.stats()
+        return [(self.names[index], g, update, weight) for index, g, update, weight in found]
 
     def _update(self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler) -> Outcome:
         launch = self._launch

@@ -25,7 +25,8 @@ PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 class Route:
     """The path of one parameter: `backend` is "cpu", "triton" or "torch"; `reason` says why.
 
-    `lasting` is False where the reason lies in this step's gradient and not in the parameter.
+    `lasting` is False where the reason may be gone with the next step: it lies in a gradient, or in
+    memory of the parameter that `param.data = ...` replaces.
     """
 
     backend: str
@@ -35,13 +36,41 @@ class Route:
 
 def backend_setting() -> str:
     """FASTOPT_BACKEND: auto (default), cpu, triton or torch."""
-    setting = os.environ.get("FASTOPT_BACKEND", "auto")
-    if setting not in BACKENDS:
+    named = os.environ.get("FASTOPT_BACKEND", "auto")
+    if named not in BACKENDS:
         raise ValueError(
-            f"FASTOPT_BACKEND is {setting!r}; allowed: {', '.join(BACKENDS)}. "
+            f"FASTOPT_BACKEND is {named!r}; allowed: {', '.join(BACKENDS)}. "
             "Unset it to let fastopt choose."
         )
-    return setting
+    return named
+
+
+# What os.environ's own methods encode a name for and decode a value from, which takes 450 ns.
+_ENVIRONMENT: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+_SETTING = os.fsencode("FASTOPT_BACKEND")
+
+
+def setting() -> bytes | None:
+    """FASTOPT_BACKEND as it stands in the environment: the same object while nobody sets it."""
+    return _ENVIRONMENT.get(_SETTING)
+
+
+# What decides, beside FASTOPT_BACKEND, over the way of a group's parameters.
+FLAGS = ("differentiable", "capturable", "eps_in_sqrt")
+
+
+def flags(optimizer: FusedStep) -> list[list[Any]]:
+    return [[group.get(name) for name in FLAGS] for group in optimizer.param_groups]
+
+
+def flagged(optimizer: FusedStep) -> bool:
+    """Whether a group has a flag that takes its parameters from the engine, as most have not:
+    quicker than to compare all flags.
+    """
+    for group in optimizer.param_groups:
+        if group.get("differentiable") or group.get("capturable"):
+            return True
+    return False
 
 
 def parameters(optimizer: FusedStep) -> Iterator[tuple[dict[str, Any], Tensor]]:
@@ -49,6 +78,13 @@ def parameters(optimizer: FusedStep) -> Iterator[tuple[dict[str, Any], Tensor]]:
     for group in optimizer.param_groups:
         for param in group["params"]:
             yield group, param
+
+
+def names(optimizer: FusedStep) -> Iterator[str]:
+    """What stats() calls the parameters."""
+    for i, group in enumerate(optimizer.param_groups):
+        given = group.get("param_names")
+        yield from given or (f"{i}.{k}" for k in range(len(group["params"])))
 
 
 def name_of(optimizer: FusedStep, index: int) -> str:
@@ -84,13 +120,13 @@ def best_route(optimizer: FusedStep, group: dict[str, Any], param: Tensor, index
         return Route("torch", f"the parameter is a {type(param).__name__}, not a plain tensor")
     backend, reason = backend_for(optimizer, setting, param.device, index)
     if reason:
-        return Route("torch", reason)
+        return Route("torch", reason, lasting=False)
     if backend == "cpu" and group.get("capturable"):
         return Route("torch", "capturable=True")
     if param.layout != torch.strided or param.dtype not in DTYPES:
-        return Route("torch", f"no kernel for {param.dtype}, {param.layout}")
+        return Route("torch", f"no kernel for {param.dtype}, {param.layout}", lasting=False)
     if param.is_conj() or param.is_neg():
-        return Route("torch", "the parameter is a lazy conjugate or negation")
+        return Route("torch", "the parameter is a lazy conjugate or negation", lasting=False)
     return route_of_grad(optimizer, param.grad, index, backend)
 
 
@@ -106,7 +142,7 @@ def backend_for(
             "it to the CPU, or unset FASTOPT_BACKEND"
         )
     reason = "" if device.type in ("cpu", "cuda") else f"no backend for device type {device.type!r}"
-    reason = reason or triton.missing()
+    reason = reason or triton.missing() or triton.lacks(optimizer._rule)
     if not reason and triton.interpreted() != (device.type == "cpu"):
         reason = (
             "Triton runs on the CPU only under TRITON_INTERPRET=1"

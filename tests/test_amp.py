@@ -4,6 +4,7 @@ attributes by themselves, against torch's optimizers with the same scaler.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -29,9 +30,11 @@ def strongest(optimizer: Optimizer) -> dict[str, Any]:
     return list(optimizer.variants.values())[-1]
 
 
-def make(cls: Any, hyper: dict[str, Any]) -> tuple[torch.optim.Optimizer, torch.amp.GradScaler]:
+def make(
+    cls: Any, hyper: dict[str, Any], **more: Any
+) -> tuple[torch.optim.Optimizer, torch.amp.GradScaler]:
     params = [parameter((5, 3), torch.float32, seed=0), parameter((9,), torch.float32, seed=1)]
-    return cls(params, **hyper), torch.amp.GradScaler(
+    return cls(params, **hyper, **more), torch.amp.GradScaler(
         "cpu", init_scale=SCALE, growth_interval=10**6
     )
 
@@ -48,32 +51,48 @@ def scaled_step(made: Any, scaler: Any, k: int, overflow: bool, unscale: bool = 
     scaler.update()
 
 
+# Who unscales: the step, in its one pass, or the scaler before it.
+FUSED = pytest.mark.parametrize("fused", [False, True], ids=["scaler", "step"])
+
+
+@FUSED
 @pytest.mark.parametrize("unscale", [False, True], ids=["", "unscale_"])
 @pytest.mark.parametrize("overflows", [(), (0,), (0, 1), (2,), (0, 2, 3)], ids=str)
-def test_scaler(optimizer: Optimizer, overflows: tuple[int, ...], unscale: bool) -> None:
+def test_scaler(
+    optimizer: Optimizer, overflows: tuple[int, ...], unscale: bool, fused: bool
+) -> None:
     """Five steps, some of which overflow and are skipped; the scale halves each time."""
     results = []
-    for cls in (optimizer.ours, optimizer.theirs):
-        made, scaler = make(cls, strongest(optimizer))
+    for cls, more in ((optimizer.ours, {"fused": fused}), (optimizer.theirs, {})):
+        made, scaler = make(cls, strongest(optimizer), **more)
         for k in range(5):
             before = [p.detach().clone() for p in params_of(made)]
             scaled_step(made, scaler, k, k in overflows, unscale)
             if k in overflows:
                 for p, q in zip(params_of(made), before, strict=True):
                     assert_same_bits(p, q, "parameter after a skipped step")
-            else:  # the gradients are left unscaled: a power of two divides exactly
+            # The gradients are left unscaled: a power of two divides exactly. As in torch, the
+            # fused step does not touch them where it is skipped.
+            if k not in overflows or unscale or not more.get("fused"):
                 for i, p in enumerate(params_of(made)):
-                    assert_same_bits(p.grad, values(p.shape, p.dtype, seed=10 * k + i))
+                    g = values(p.shape, p.dtype, seed=10 * k + i)
+                    if k in overflows and i == 1:
+                        g[3] = torch.inf
+                    assert_same_bits(p.grad, g)
         assert scaler.get_scale() == SCALE / 2 ** len(overflows)
         assert "grad_scale" not in made.__dict__ or made.grad_scale is None
         results.append(made)
+    if fused:  # whose step counts have a type of their own, whatever torch's default
+        for state in results[0].state.values():
+            assert all(t.dtype == torch.float32 for t in state.values())
     assert_close_state(*results)
 
 
-def test_same_as_without_scaler(optimizer: Optimizer) -> None:
+@FUSED
+def test_same_as_without_scaler(optimizer: Optimizer, fused: bool) -> None:
     """Powers of two scale without rounding: the bits are those of an unscaled run."""
-    made, scaler = make(optimizer.ours, strongest(optimizer))
-    plain, _ = make(optimizer.ours, strongest(optimizer))
+    made, scaler = make(optimizer.ours, strongest(optimizer), fused=fused)
+    plain, _ = make(optimizer.ours, strongest(optimizer), fused=fused)
     for k in range(3):
         scaled_step(made, scaler, k, overflow=False)
         for i, p in enumerate(params_of(plain)):
@@ -82,9 +101,10 @@ def test_same_as_without_scaler(optimizer: Optimizer) -> None:
     assert_same_state(made, plain)
 
 
-def test_skipped_first_step_leaves_no_garbage(optimizer: Optimizer) -> None:
+@FUSED
+def test_skipped_first_step_leaves_no_garbage(optimizer: Optimizer, fused: bool) -> None:
     """No state after it, or the state of a beginning; never memory that nothing was written to."""
-    made, scaler = make(optimizer.ours, strongest(optimizer))
+    made, scaler = make(optimizer.ours, strongest(optimizer), fused=fused)
     scaled_step(made, scaler, 0, overflow=True)
     for state in made.state.values():
         assert all((t == 0).all() for t in state.values())
@@ -96,9 +116,50 @@ def test_skipped_first_step_leaves_no_garbage(optimizer: Optimizer) -> None:
     assert_same_state(copied, fresh)
 
 
-def test_every_class_takes_the_scale_itself(optimizer: Optimizer) -> None:
+@pytest.mark.parametrize("copied", [lambda made: made, copy.deepcopy], ids=["", "deepcopy"])
+def test_who_unscales(optimizer: Optimizer, copied: Any) -> None:
+    """As torch's classes say it, which trainers ask: the step where `fused=True` is given. And
+    where gradients are to be cleared, for GradScaler calls no other step in which they overflow.
+    """
+
+    def says(**options: Any) -> bool:
+        made, _ = make(optimizer.ours, {}, **options)
+        return bool(copied(made)._step_supports_amp_scaling)
+
+    assert says(fused=True)
+    for options in ({}, {"fused": False}, {"skip_nonfinite": True, "max_grad_norm": 1.0}):
+        assert not says(**options)
+    assert says(clear_grads=True)
     made, _ = make(optimizer.ours, {})
+    made.param_groups[0]["clear_grads"] = True
     assert made._step_supports_amp_scaling
+
+
+def test_gradients_to_be_cleared_recover(optimizer: Optimizer) -> None:
+    """An infinity does not stay in gradients that backward() adds to."""
+    made, scaler = make(optimizer.ours, strongest(optimizer), clear_grads=True)
+    plain, _ = make(optimizer.ours, strongest(optimizer))
+    for k in range(4):
+        for i, p in enumerate(params_of(made)):
+            g = values(p.shape, p.dtype, seed=10 * k + i) * scaler.get_scale()
+            p.grad = g if p.grad is None else p.grad + g
+        if k == 1:
+            params_of(made)[0].grad[0] = torch.inf
+        scaler.scale(torch.ones(()))
+        scaler.step(made)
+        scaler.update()
+        if k != 1:
+            for i, p in enumerate(params_of(plain)):
+                p.grad = values(p.shape, p.dtype, seed=10 * k + i)
+            plain.step()
+    assert scaler.get_scale() == SCALE / 2
+    assert_close_state(made, plain)
+
+
+@FUSED
+def test_every_class_takes_the_scale_itself(optimizer: Optimizer, fused: bool) -> None:
+    """Where it is handed over, whoever does it."""
+    made, _ = make(optimizer.ours, {}, fused=fused)
     # As GradScaler.step() does it:
     for p in params_of(made):
         p.grad = torch.full_like(p, 8.0)

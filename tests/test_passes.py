@@ -292,8 +292,10 @@ def test_without_skipping(optimizer: Optimizer) -> None:
 )
 @pytest.mark.parametrize("overflows", [(), (0,), (1, 2)], ids=str)
 def test_scaler(optimizer: Optimizer, combination: str, overflows: tuple[int, ...]) -> None:
-    """With GradScaler the norm is that of the unscaled gradients, and skipped steps are skipped."""
-    own = COMBINED[combination]
+    """With GradScaler the norm is that of the unscaled gradients, and skipped steps are skipped;
+    and counted, where step() hears of them.
+    """
+    own = COMBINED[combination] | {"fused": True}
     scaled, plain = (
         optimizer.ours([parameter((90,), torch.float32, seed=i) for i in range(2)], **own)
         for _ in "ab"

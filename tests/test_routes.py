@@ -4,6 +4,7 @@ gradients, lazy views, devices, optimizers of others, the instruction set.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -103,6 +104,79 @@ def test_flags(optimizer: Optimizer, flag: str) -> None:
     else:
         assert paths(ours) == [("torch", 2)]
         assert f"{flag}=True" in reasons(ours)
+
+
+def changed(
+    optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> tuple[Any, list[tuple[str, Any]]]:
+    """An optimizer with a plan, and what to set in its group or the environment to change it."""
+    ours = two(optimizer.ours)
+    if kind == "FASTOPT_BACKEND":
+        there = os.environ.get(kind, "auto")
+        return ours, [(kind, "torch"), (kind, there), (kind, "torch"), (kind, there)]
+    if kind not in ours.param_groups[0]:
+        pytest.skip(f"{optimizer.name} has no {kind}")
+    return ours, [(kind, True), (kind, False), (kind, True), (kind, False)]
+
+
+@pytest.mark.parametrize("kind", ["FASTOPT_BACKEND", "differentiable", "capturable"])
+def test_a_step_goes_the_way_that_explain_tells(
+    optimizer: Optimizer, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the way has changed since the last step; so do steps that follow it."""
+    ours, changes = changed(optimizer, monkeypatch, kind)
+    for p in params_of(ours):
+        p.requires_grad_(False)  # torch's differentiable step writes into it
+    run(ours, 2)
+    took: list[str] = []
+    theirs = optimizer.theirs.step
+
+    def spy(self: Any, *args: Any) -> Any:
+        took.append("torch")
+        return theirs(self, *args)
+
+    spy.hooked = True  # type: ignore[attr-defined]  # as torch's own step is, once it is wrapped
+    spy.__wrapped__ = getattr(theirs, "__wrapped__", theirs)  # type: ignore[attr-defined]
+    unwrapped = spy.__wrapped__  # type: ignore[attr-defined]
+
+    def inner(self: Any, *args: Any) -> Any:
+        took.append("torch")
+        return unwrapped(self, *args)
+
+    spy.__wrapped__ = inner  # type: ignore[attr-defined]
+    monkeypatch.setattr(optimizer.theirs, "step", spy)
+    ways = set()
+    for name, value in changes:
+        if name == "FASTOPT_BACKEND":
+            monkeypatch.setenv(name, value)
+        else:
+            ours.param_groups[0][name] = value
+        for _ in range(2):
+            (way,) = {path for path, _ in paths(ours)}
+            took.clear()
+            if way == "torch" and kind == "capturable":  # torch's own runs on accelerators alone
+                with pytest.raises(AssertionError, match="capturable=True"):
+                    run(ours, 1)
+            else:
+                run(ours, 1)
+            assert took == ["torch"] * (way == "torch")
+            ways.add(way)
+    assert ways == ({BACKEND, "torch"} if (kind, ON_TRITON) != ("capturable", True) else {BACKEND})
+
+
+@pytest.mark.engine_only("Triton's interpreter takes no other device either")
+def test_a_parameter_that_the_engine_comes_to_take(optimizer: Optimizer) -> None:
+    """The reason for torch's path may lie in the parameter's memory, which may be replaced."""
+    p = torch.nn.Parameter(torch.complex(torch.ones(3), torch.ones(3)).conj().imag)
+    assert p.is_neg()
+    ours = optimizer.ours([p])
+    for way in ("torch", "torch", "cpu", "cpu"):
+        if way == "cpu" and p.is_neg():
+            p.data = p.detach().resolve_neg()
+        p.grad = torch.ones(3)
+        assert paths(ours) == [(way, 1)]
+        ours.step()
+        assert {r.backend for r in ours._record.last.routes} == {way}  # type: ignore[attr-defined]
 
 
 def test_a_group_of_each(optimizer: Optimizer) -> None:
@@ -205,6 +279,25 @@ def test_conjugate_views(optimizer: Optimizer) -> None:
     assert_same_state(*made)
 
 
+@pytest.mark.parametrize("own", [{"max_grad_norm": 0.5}, {"max_grad_value": 0.5}, {"l1": 0.1}])
+def test_passes_over_lazy_views_on_torchs_path(
+    optimizer: Optimizer, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's passes read a lazily conjugated gradient by its values, as the engine's do."""
+    monkeypatch.setenv("FASTOPT_BACKEND", "torch")
+    made = []
+    for lazy in (True, False):
+        p = parameter((5,), torch.complex64, seed=0)
+        made.append(optimizer.ours([p], lr=0.1, track_stats=True, **own))
+        p.grad = torch.complex(torch.arange(5.0), torch.ones(5)).conj()
+        if not lazy:
+            p.grad = p.grad.resolve_conj()
+        made[-1].step()
+    assert_close_state(*made)
+    a, b = (list(one.stats()["0.0"].values()) for one in made)
+    assert a == pytest.approx(b)
+
+
 def test_meta_device(optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device without backend takes torch's own step."""
     monkeypatch.delenv("FASTOPT_BACKEND", raising=False)
@@ -214,6 +307,23 @@ def test_meta_device(optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch) -> N
     assert paths(ours) == [("torch", 1)]
     assert "meta" in reasons(ours)
     ours.step()
+
+
+def test_fused_on_a_device_without_fused_kernels(
+    optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In torch's words, also of RMSprop, whose class in torch has no such argument."""
+    monkeypatch.delenv("FASTOPT_BACKEND", raising=False)
+    errors = []
+    for cls in (optimizer.ours, torch.optim.Adam):
+        p = torch.nn.Parameter(torch.empty(3, device="meta"))
+        made = cls([p], fused=True)
+        p.grad = torch.empty(3, device="meta")
+        with pytest.raises(RuntimeError) as caught:
+            made.step()
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+    assert "`fused=True` requires all the params to be floating point" in errors[0]
 
 
 def test_meta_device_with_backend_cpu(

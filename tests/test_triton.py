@@ -87,6 +87,26 @@ def test_a_gpu_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_triton
+def test_a_rule_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that only the compiled engine knows takes torch's step on a GPU, and the reason says
+    so; forced, it is an error that names the parameter.
+    """
+    from fastopt import routes
+    from fastopt.backends.triton.rules import RULES
+
+    monkeypatch.setattr(triton, "interpreted", lambda: False)
+    made = fastopt.SGD([parameter((3,), torch.float32, seed=0)])
+    gpu = torch.device("cuda:0")
+    assert routes.backend_for(made, "auto", gpu, 0) == ("triton", "")
+    monkeypatch.delitem(RULES, "sgd")
+    _, reason = routes.backend_for(made, "auto", gpu, 0)
+    assert reason == "no Triton kernel has the rule 'sgd'"
+    assert routes.backend_for(made, "auto", torch.device("cpu"), 0) == ("cpu", "")
+    with pytest.raises(RuntimeError, match=r"param_groups\[0\].* no Triton kernel has the rule"):
+        routes.backend_for(made, "triton", gpu, 0)
+
+
+@needs_triton
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100", "gfx942"])
 def test_codegen(target: str) -> None:
     """A few cases a target; `python -m benchmarks codegen` does all of them."""
@@ -164,7 +184,7 @@ def check_a_launch(made: torch.optim.Optimizer, scaler: triton.Scaler) -> None:
         new.new_averages,
         scaler,
         made.param_groups,
-        made._skips_on,
+        made._record.skips_on,
     )
     launch.check(made, scaler)
 

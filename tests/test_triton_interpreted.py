@@ -130,7 +130,7 @@ def test_groups_and_steps_share_a_launch(monkeypatch: pytest.MonkeyPatch) -> Non
 
     absent = [(1, 0), (1, 3), (2, 6), (3, 0)]
     ours, _ = both(monkeypatch, make, stepped(5, absent))
-    assert len(ours._plan._launch.buckets) == 2  # type: ignore[attr-defined]
+    assert len(ours._record.plan._launch.buckets) == 2  # type: ignore[attr-defined]
     assert [ours.state[p]["step"].item() for p in params_of(ours)] == [3, 5, 5, 4, 5, 5, 4]
 
 
@@ -142,7 +142,7 @@ def test_parameters_that_share_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         return fastopt.SGD([base[a:b].requires_grad_() for a, b in ((0, 40), (20, 64), (30, 50))])
 
     ours, _ = both(monkeypatch, make, stepped(2))
-    assert len(ours._plan._launch.buckets) == 3  # type: ignore[attr-defined]
+    assert len(ours._record.plan._launch.buckets) == 3  # type: ignore[attr-defined]
 
 
 def test_every_rule_has_its_function() -> None:
@@ -168,12 +168,12 @@ def test_an_unchanged_second_step_builds_nothing(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FASTOPT_BACKEND", "triton")
     made = fastopt.RMSprop([parameter((5,), torch.float32, seed=i) for i in range(3)])
     stepped(1)(made)
-    plan = made._plan
+    plan = made._record.plan
     stepped(2)(made)
-    assert made._plan is plan
+    assert made._record.plan is plan
     params_of(made)[0].data = torch.ones(5)
     stepped(1)(made)
-    assert made._plan is not plan
+    assert made._record.plan is not plan
 
 
 def test_a_state_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:

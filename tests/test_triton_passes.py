@@ -120,7 +120,7 @@ def test_norm_of_every_access(dtype: torch.dtype, shift: int) -> None:
         p.grad = memory[shift : shift + p.numel()]
     made.step()
     numbers = [p.grad.double().numpy() for p in params]
-    assert_same_bits(made._last.grad_norm, np.float64(reference.total_norm(numbers)))
+    assert_same_bits(made._record.last.grad_norm, np.float64(reference.total_norm(numbers)))
 
 
 def test_gradients_that_come_and_go() -> None:
@@ -152,7 +152,7 @@ def test_groups_that_mix_passes(optimizer: Any, monkeypatch: pytest.MonkeyPatch)
         made.append(optimizer.ours(own, **strongest(optimizer)))
         run(made[-1], 3)
     ours, engine = made
-    assert len(ours._plan._launch.buckets) == 4
+    assert len(ours._record.plan._launch.buckets) == 4
     assert_same_bits(ours.grad_norm, engine.grad_norm)
     for p, q in zip(params_of(ours), params_of(engine), strict=True):
         assert_same_bits(p, q)
@@ -188,10 +188,10 @@ def test_an_average_that_has_not_begun_outlives_its_plan() -> None:
 def test_numbers_change_without_another_plan() -> None:
     made = fastopt.AdamW([parameter((30,), torch.float32, seed=0)], max_grad_norm=1.0, l1=0.1)
     run(made, 1)
-    plan = made._plan
+    plan = made._record.plan
     made.param_groups[0].update(max_grad_norm=0.5, l1=0.2)
     run(made, 1)
-    assert made._plan is plan
+    assert made._record.plan is plan
     made.param_groups[0]["l1"] = 0.0
     run(made, 1)
-    assert made._plan is not plan
+    assert made._record.plan is not plan

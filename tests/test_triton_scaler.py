@@ -83,7 +83,7 @@ def test_capturable_counts_on_the_device(cls: Any, monkeypatch: pytest.MonkeyPat
 
     p, ours = run("triton", capturable=True)
     q, engine = run("auto")
-    assert all(b.counts for b in ours._plan._launch.buckets)  # type: ignore[attr-defined]
+    assert all(b.counts for b in ours._record.plan._launch.buckets)  # type: ignore[attr-defined]
     assert ours.state[p]["step"].item() == engine.state[q]["step"].item() == 2
     torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
 
@@ -142,14 +142,14 @@ def test_parameters_that_come_to_share_a_gradient(monkeypatch: pytest.MonkeyPatc
     made = fastopt.SGD([parameter((40,), torch.float32, seed=i) for i in range(3)], lr=0.1)
     made.grad_scale, made.found_inf = torch.tensor(2.0), torch.tensor(0.0)  # type: ignore[attr-defined]
     run(made, 2)
-    assert len(made._plan._launch.buckets) == 1  # type: ignore[attr-defined]
+    assert len(made._record.plan._launch.buckets) == 1  # type: ignore[attr-defined]
     params = params_of(made)
     before = [p.detach().clone() for p in params]
     grads_for(params, seed=5)
     params[2].grad = shared = params[0].grad
     expected = [g / d for g, d in ((shared, 2), (params[1].grad, 2), (shared, 4))]
     made.step()
-    assert len(made._plan._launch.buckets) == 2  # type: ignore[attr-defined]
+    assert len(made._record.plan._launch.buckets) == 2  # type: ignore[attr-defined]
     for p, q, g in zip(params, before, expected, strict=True):
         torch.testing.assert_close(p.detach(), q - 0.1 * g)
     assert_same_bits(shared, expected[2])

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ._record import Record
+
 
 class Averages(torch.optim.Optimizer):
     """Mixin: what `ema_decay` is for."""
 
-    _swapped = False
+    _record: Record
 
     def _averaged(self) -> list[tuple[Tensor, Tensor | None]]:
         """Every parameter with its average; None where it has had no step with `ema_decay` yet."""
@@ -46,28 +48,38 @@ class Averages(torch.optim.Optimizer):
         afterwards, also after an exception, both are back bit for bit.
 
         Raises:
-            RuntimeError: no group has `ema_decay`; the averages are swapped in already; or step()
-                is called inside.
+            RuntimeError: no group has `ema_decay`; the averages are swapped in already; or, inside,
+                step() is called, or a checkpoint or a copy is made or loaded: it would have the
+                weights and their averages the wrong way round.
         """
         pairs = [(p, ema) for p, ema in self._averaged() if ema is not None]
-        if self._swapped:
+        record = self._record
+        if record.swapped:
             raise RuntimeError("swap_ema() inside swap_ema(): the averages are swapped in already")
-        done: list[tuple[Tensor, Tensor]] = []
-        self._swapped = True
+        begun: list[tuple[Tensor, Tensor, int]] = []
         try:
-            for pair in pairs:
-                _swap(*pair)
-                done.append(pair)
+            record.swapped = True
+            for p, ema in pairs:
+                begun.append((p, ema, 0 if ema.is_inference() else ema._version))
+                _swap(p, ema)
             yield
         finally:
-            # Backwards: parameters that share memory take back what they gave.
-            for pair in reversed(done):
-                _swap(*pair)
-            self._swapped = False
+            # Backwards: parameters that share memory take back what they gave. Where an interrupt
+            # came before the last of these swaps was made, its version tells.
+            for p, ema, version in reversed(begun):
+                if ema.is_inference() or ema._version != version:
+                    _swap(p, ema)
+            record.swapped = False
+
+    def _refuse_inside_swap(self, what: str) -> None:
+        if self._record.swapped:
+            raise RuntimeError(
+                f"{what} inside swap_ema(): the parameters hold their averages, and the averages' "
+                "places the weights; leave swap_ema() first"
+            )
 
 
 @torch.no_grad()
 def _swap(a: Tensor, b: Tensor) -> None:
-    kept = a.clone()
-    a.copy_(b)
-    b.copy_(kept)
+    """In one call, so that no interrupt comes between its halves."""
+    torch._foreach_copy_([a, b], [b.clone(), a.clone()])

@@ -9,18 +9,21 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
+from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]
+from torch.compiler import is_compiling
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import arguments
 from ..arguments import PASSES, Argument
 from ..backends.triton import Scaler
+from ..composition import measures
 from ..plan import NO_SCALER, Plan
 from ..routes import parameters
 from ._average import Averages
+from ._record import LeftOut, Record
 
 NO_PLAN = (-1, "there is no plan yet")
 
@@ -30,17 +33,17 @@ class FusedStep(Averages):
 
     _rule: ClassVar[str]
     _arguments: ClassVar[Mapping[str, Argument]] = PASSES  # those that torch's class lacks
-    _plan: Plan | None = None
-    _last: Plan | None = None  # the plan of the last step, also where it serves no other
-    _skipped_steps = 0  # that the host knows of
-    _skips: Mapping[torch.device, torch.Tensor] = MappingProxyType({})  # counted on devices
-    # GradScaler then hands over its scale and found_inf instead of unscaling in passes of its own.
-    _step_supports_amp_scaling = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "_rule" in cls.__dict__:
             cls.__signature__ = arguments.signature(cls.__bases__[1], cls._arguments)  # type: ignore[attr-defined]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        # Here and not in __init__, which copies and some subclasses do without.
+        made = super().__new__(cls)
+        made._record = Record()
+        return made
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         own = {
@@ -68,10 +71,14 @@ class FusedStep(Averages):
 
         Raises:
             RuntimeError: a gradient or state does not fit its parameter; the message names the
-                parameter, and no tensor has been changed.
+                parameter, and no tensor and no state has been changed. What torch's own step
+                refuses of the parameters that take it (see :func:`fastopt.explain`), it refuses in
+                its own words and in mid-step: some of those parameters may then be updated, but no
+                other.
         """
-        if self._swapped:
-            raise RuntimeError("step() inside swap_ema(): the parameters hold their averages")
+        record = self._record
+        if record.swapped:
+            self._refuse_inside_swap("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -81,49 +88,52 @@ class FusedStep(Averages):
         scaler = NO_SCALER
         if found_inf is not None or grad_scale is not None:
             scaler = Scaler(found_inf, grad_scale)
-        plan = self._plan
+        plan = record.plan
         outcome = NO_PLAN if plan is None else plan.step(self, scaler)
-        if outcome is None:
-            return loss
-        if outcome != "skipped":
-            self._plan = None
+        if outcome is not None and outcome != "skipped":
+            record.plan = None
             plan = Plan(self)
             outcome = plan.first_step(self, scaler)
-            self._last = plan
             if plan.lasting:
-                self._plan = plan
+                record.plan = plan
+        record.last = plan
         if outcome == "skipped":
-            self._skipped()
+            self._skipped(scaler)
         return loss
 
-    def _skipped(self) -> None:
+    def _skipped(self, scaler: Scaler) -> None:
         """Count a step that was left out, and clear the gradients where that is asked for."""
-        self._skipped_steps += any(group["skip_nonfinite"] for group in self.param_groups)
+        record = self._record
+        norm = None if record.last is None else record.last.grad_norm
+        if scaler.found_inf is not None and scaler.found_inf.item():  # nobody measured it
+            norm = math.nan if measures(self.param_groups) else None
+        record.last = LeftOut(norm)
+        record.skipped += any(group["skip_nonfinite"] for group in self.param_groups)
         for group in self.param_groups:
             for p in group["params"]:
                 if group["clear_grads"] and p.grad is not None:
                     p.grad.zero_()
 
-    def _skips_on(self, device: torch.device) -> torch.Tensor:
-        """The count of steps left out that a device keeps, as the host cannot know."""
-        if device not in self._skips:
-            zero = torch.zeros((), dtype=torch.int64, device=device)
-            self._skips = {**self._skips, device: zero}
-        return self._skips[device]
-
     @property
     def skipped_steps(self) -> int:
-        """Steps that `skip_nonfinite` left out. On a GPU, reading it waits for the last step."""
-        return self._skipped_steps + sum(int(count) for count in self._skips.values())
+        """Steps that `skip_nonfinite` left out. On a GPU, reading it waits for the last step.
+
+        GradScaler leaves steps out before it calls step(), unless `fused=True` or `clear_grads` is
+        given: those are not counted. Copies and pickles go on counting, checkpoints do not count.
+        """
+        return self._record.skipped_steps
 
     @property
     def grad_norm(self) -> torch.Tensor | None:
         """The L2 norm of all gradients in the last step, before clipping: a 0-d tensor.
 
-        Measured where a group has `max_grad_norm` or `skip_nonfinite`, else None. float64 where a
-        parameter is, else float32. On a GPU it stays there, and nobody waits for it.
+        Measured where a group has `max_grad_norm` or `skip_nonfinite`, else None, as before the
+        first step, in a copy and after load_state_dict(). Of a step that was left out because of
+        what GradScaler found it is not finite. float64 where a parameter is, else float32. On a GPU
+        it stays there, and nobody waits for it.
         """
-        norm = None if self._last is None else self._last.grad_norm
+        last = self._record.last
+        norm = None if last is None else last.grad_norm
         wide = any(p.dtype.to_real() == torch.float64 for _, p in parameters(self))
         dtype = torch.float64 if wide else torch.float32
         if isinstance(norm, torch.Tensor):
@@ -137,6 +147,8 @@ class FusedStep(Averages):
             By parameter name, where the optimizer was given names, else by "group.place":
             `grad_norm`, of the gradient before clipping; `update_norm`, of the change of the
             parameter; `weight_norm`, of the parameter after it; `update_ratio`, update over weight.
+            Empty where nothing was done to any: before the first step, in a copy, after
+            load_state_dict(), and where `skip_nonfinite` or GradScaler left the last step out.
 
         Raises:
             RuntimeError: no group has `track_stats`.
@@ -147,19 +159,15 @@ class FusedStep(Averages):
                 f"this {name} tracks no statistics: make it with {name}(..., track_stats=True), or "
                 "set group['track_stats'] in its param_groups"
             )
-        names = [
-            group["param_names"][k] if "param_names" in group else f"{i}.{k}"
-            for i, group in enumerate(self.param_groups)
-            for k in range(len(group["params"]))
-        ]
+        last = self._record.last
         return {
-            names[index]: {
+            name: {
                 "grad_norm": grad,
                 "update_norm": update,
                 "weight_norm": weight,
                 "update_ratio": update / weight if weight else math.inf if update else 0.0,
             }
-            for index, grad, update, weight in (self._last.stats if self._last else [])
+            for name, grad, update, weight in ([] if last is None else last.stats)
         }
 
     _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
@@ -167,7 +175,7 @@ class FusedStep(Averages):
     _untraced_step = torch._disable_dynamo(_hooked_step)  # type: ignore[attr-defined]
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             # torch's own step can be traced; what it lacks runs outside the compiled graph.
             own = any(
                 g[n] != a.default for g in self.param_groups for n, a in self._arguments.items()
@@ -181,7 +189,7 @@ class FusedStep(Averages):
             or self._optimizer_step_post_hooks
             or _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
-            or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+            or _profiler_enabled()
         ):
             return self._hooked_step(*args, **kwargs)
         return self._step(*args, **kwargs)
@@ -201,11 +209,14 @@ class FusedStep(Averages):
         chosen = {id(p) for p in params}
         groups = self.param_groups
         own = self.__dict__
-        scaler: dict[str, Any] = {k: own.pop(k) for k in ("grad_scale", "found_inf") if k in own}
-        self.param_groups = [
-            {**group, "params": [p for p in group["params"] if id(p) in chosen]} for group in groups
-        ]
+        scaler: dict[str, Any] = {k: own[k] for k in ("grad_scale", "found_inf") if k in own}
         try:
+            for name in scaler:
+                del own[name]
+            self.param_groups = [
+                {**group, "params": [p for p in group["params"] if id(p) in chosen]}
+                for group in groups
+            ]
             if "decoupled_weight_decay" in self._arguments:
                 self._decay()
             if grad_scale is not None:
@@ -228,11 +239,39 @@ class FusedStep(Averages):
                         p.mul_(1 - group["lr"] * group["weight_decay"])
                 group["weight_decay"] = 0.0
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler hands its scale and `found_inf` over to step(), for one pass over
+        memory, rather than unscale by itself, and leave step() out where gradients overflow.
+
+        As in torch, what is made with `fused=True` says so. So does what is to clear its gradients
+        in a step left out too: an infinity left in them would keep every later step from being
+        done.
+        """
+        return bool(self.defaults["fused"] or any(g["clear_grads"] for g in self.param_groups))
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        """Torch's constructors set it where they are given `fused=True`, which `defaults` knows."""
+
+    def state_dict(self) -> dict[str, Any]:
+        self._refuse_inside_swap("state_dict()")
+        return super().state_dict()
+
+    state_dict.__doc__ = torch.optim.Optimizer.state_dict.__doc__
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._refuse_inside_swap("a copy")
+        return {**super().__getstate__(), "_skipped_steps": self.skipped_steps}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._refuse_inside_swap("load_state_dict()")
         groups = self.__dict__.get("param_groups", [])
         super().__setstate__(state)
         # A checkpoint of torch's knows nothing of our arguments: they stay what they are.
         own = {n: self.defaults.setdefault(n, a.default) for n, a in self._arguments.items()}
         arguments.adopt(self, own, groups)
+        record = self._record
         # Loaded state replaces tensors; the plan must not keep the old ones until the next step.
-        self._plan = self._last = None
+        record.plan = record.last = None
+        record.skipped = self.__dict__.pop("_skipped_steps", record.skipped)

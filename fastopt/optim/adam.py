@@ -21,9 +21,9 @@ class Adam(FusedStep, torch.optim.Adam):
         p = p - lr / (1 - beta1**t) * m / d
 
     The passes around the update happen in the same pass over memory, in this order: the gradient is
-    unscaled (GradScaler), clipped by norm, clipped by value, negated if `maximize`, `l1 * sign(p)`
-    is added; then the update; then average, statistics, clearing. `p.grad` keeps what backward()
-    left, but for GradScaler's factor.
+    unscaled (where GradScaler leaves that to us: see `fused`), clipped by norm, clipped by value,
+    negated if `maximize`, `l1 * sign(p)` is added; then the update; then average, statistics,
+    clearing. `p.grad` keeps what backward() left, but for GradScaler's factor.
 
     Args:
         params: parameters, named parameters, or dicts defining param groups; any shape and layout,
@@ -36,6 +36,8 @@ class Adam(FusedStep, torch.optim.Adam):
         maximize (bool): ascend instead of descending (default: False).
         decoupled_weight_decay (bool): AdamW's weight decay (default: False).
         foreach, fused (bool, optional): accepted as torch accepts them; the step is always fused.
+            With `fused=True` it takes part in GradScaler's work, as torch's: unscales in its one
+            pass, and is called where gradients overflow.
         capturable, differentiable (bool): take torch's own step (default: False).
         eps_in_sqrt (bool): eps under the root, sqrt(v + eps), instead of sqrt(v) + eps
             (default: False).
@@ -50,8 +52,9 @@ class Adam(FusedStep, torch.optim.Adam):
         ema_decay (float, optional): keep an average of the weights, a = ema_decay * a +
             (1 - ema_decay) * p, which starts as the first updated p; see :meth:`ema_parameters`
             and :meth:`swap_ema` (default: None).
-        clear_grads (bool): fill the gradients with zeros, in a skipped step too; for gradient
-            buffers that stay where they are (default: False).
+        clear_grads (bool): fill the gradients with zeros, in a skipped step too, for which
+            GradScaler calls it as with `fused=True`; for gradient buffers that stay where they are
+            (default: False).
         track_stats (bool): measure each parameter's gradient, update and weight for :meth:`stats`
             (default: False).
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim.optimizer import _device_dtype_check_for_fused
 
 from ..arguments import DECOUPLED_WEIGHT_DECAY, EPS_IN_SQRT, PASSES, Argument
 from ._fused import FusedStep
@@ -45,7 +47,8 @@ class RMSprop(FusedStep, torch.optim.RMSprop):
 
     Raises:
         ValueError: a hyperparameter is out of range, as in torch.
-        RuntimeError: `fused` together with `foreach` or `differentiable`.
+        RuntimeError: `fused` together with `foreach` or `differentiable`, or, in the first step, on
+            a device where torch has no fused kernels and no backend of ours either.
 
     Source: G. Hinton, lecture 6e of "Neural networks for machine learning" (2012); centered:
     A. Graves, "Generating sequences with recurrent neural networks" (2013); in the form of
@@ -67,3 +70,11 @@ class RMSprop(FusedStep, torch.optim.RMSprop):
             raise RuntimeError("`fused` does not support `differentiable`")
         if self.defaults["fused"] and self.defaults["foreach"]:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+
+    def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:
+        # As Adam's does in torch, where RMSprop's knows no such argument.
+        for group in self.param_groups:
+            for p in group["params"] if group["fused"] else ():
+                if p.grad is not None and not self.state.get(p):
+                    _device_dtype_check_for_fused(p)
+        return super()._torch_step(closure)

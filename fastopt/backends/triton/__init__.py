@@ -38,6 +38,13 @@ def missing() -> str:
     return ""
 
 
+def lacks(rule: str) -> str:
+    """Why Triton cannot take a rule that the compiled core has, or an empty string. Imports it."""
+    from .rules import RULES
+
+    return "" if rule in RULES else f"no Triton kernel has the rule {rule!r}"
+
+
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on CPU tensors too. Imports Triton."""
     from . import kernel

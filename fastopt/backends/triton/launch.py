@@ -73,6 +73,7 @@ class Launch:
         self._mode = scaler.mode
         self._unscales = scaler.unscales
         self._slots: list[Slot] = []
+        self._left_out: Tensor | None = None  # not 0 where the last step was
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # steps of the host: each, on the device
         self._names = [tuple(_core.state_names(rule, group)) for group in groups]
@@ -218,6 +219,7 @@ class Launch:
 
     def run(self, scaler: Scaler) -> None:
         """Launch what `check` has collected, on the current stream of every device."""
+        self._left_out = self._seen(scaler).found_inf
         with torch.no_grad():
             for bucket in self.buckets:
                 with self._on(bucket.device):
@@ -241,7 +243,11 @@ class Launch:
         return passes.norm if passes is not None and passes.measures else None
 
     def stats(self) -> list[tuple[int, float, float, float]]:
-        """Parameter and norms of gradient, update and weight in the last step; waits for it."""
+        """Parameter and norms of gradient, update and weight in the last step; waits for it. None
+        where that was left out.
+        """
+        if self._left_out is not None and self._left_out.item():
+            return []
         return sorted(row for bucket in self.buckets for row in bucket.stats())
 
     def _follow(self, device: torch.device) -> None:

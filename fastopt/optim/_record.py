@@ -1,0 +1,47 @@
+"""What an optimizer remembers beside torch's attributes, in one object.
+
+Trainers wrap optimizers in objects that imitate them: Lightning's and Fabric's are of a class
+derived from ours but never initialised, and pass on what they lack; others copy `__dict__`. Both
+reach this one object, so that no wrapper has a last step, a count or a swap of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The last step, where it changed nothing: what was measured before that was known."""
+
+    grad_norm: float | torch.Tensor | None
+    stats: Sequence[tuple[str, float, float, float]] = ()
+
+
+@dataclass(eq=False)
+class Record:
+    """Neither copied nor pickled with its optimizer, but for the count of skipped steps."""
+
+    plan: Plan | None = None  # how to step, until something asks for another way
+    last: Plan | LeftOut | None = None  # the last step, also where its plan serves no other
+    swapped: bool = False  # inside swap_ema()
+    skipped: int = 0  # steps that skip_nonfinite left out, as far as the host knows
+    skips: dict[torch.device, torch.Tensor] = field(default_factory=dict)  # counted on devices
+
+    def skips_on(self, device: torch.device) -> torch.Tensor:
+        """The count of steps left out that a device keeps, as the host cannot know."""
+        if device not in self.skips:
+            self.skips[device] = torch.zeros((), dtype=torch.int64, device=device)
+        return self.skips[device]
+
+    @property
+    def skipped_steps(self) -> int:
+        """Those of the host and of the devices, for which it waits."""
+        return self.skipped + sum(int(count) for count in self.skips.values())
