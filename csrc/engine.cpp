@@ -125,7 +125,7 @@ void Batch::prefetch(size_t tensors) const {
 }
 
 void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* states, PyObject* step,
-                bool first) {
+                bool first, bool begins) {
   const Group& group = groups_.back();
   const Passes& passes = group.passes;
   const int streams =
@@ -189,6 +189,7 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
   entry.group = int(groups_.size()) - 1;
   entry.index = index;
   entry.first = first;
+  entry.begins = begins && passes.average;
   entry.step = count;
   entry.next = step ? count.next() : 0;
   entry.scalars = scalars_for(entry.group, entry.next, first);
@@ -287,7 +288,8 @@ void Batch::run(int threads) {
     for (const Entry& entry : entries_) {
       if (entry.step.at) entry.step.write(entry.next);
     }
-    return update(0, total, threads);
+    update(0, total, threads);
+    return begin_averages();
   }
   // As torch's loop does: one parameter after the other, each with the step count that the one
   // before has left. Gradients are cleared at the end: another parameter may yet read them.
@@ -303,6 +305,13 @@ void Batch::run(int threads) {
   }
   for (const Entry& entry : entries_) {
     if (clears[size_t(entry.group)]) clear_gradient(entry);
+  }
+  begin_averages();
+}
+
+void Batch::begin_averages() const {
+  for (const Entry& entry : entries_) {
+    if (entry.begins) copy_stream(entry, 0, entry.stream_count - 1);
   }
 }
 

@@ -29,10 +29,12 @@ class Batch {
   void set_group(int rule, int variant, const double* hyper, const Passes& passes);
 
   // One parameter with its gradient and states, the moving average last where there is one; `step`
-  // is its 0-d step tensor or null, `index` what stats() calls it. Runs no Python unless it throws
-  // Refused; the batch must then be cleared, and no tensor has been changed.
+  // is its 0-d step tensor or null, `index` what stats() calls it. `first`: its states have never
+  // been written; `begins`: nor has its average, which begins as the updated parameter. Runs no
+  // Python unless it throws Refused; the batch must then be cleared, and no tensor has been
+  // changed.
   void add(int index, PyObject* param, PyObject* grad, PyObject* const* states, PyObject* step,
-           bool first);
+           bool first, bool begins = false);
 
   // The last checks, once all are added: may run Python. Throws Refused, with the parameter it is
   // about in *index.
@@ -91,7 +93,7 @@ class Batch {
     int scalars;
     int group;
     int index;
-    bool first;
+    bool first, begins;
     StepCount step;
     double next;        // what its step will be
     int64_t first_sum;  // in sums_, where statistics are tracked
@@ -132,6 +134,8 @@ class Batch {
   void update(int64_t from, int64_t to, int threads);
   void share(int64_t from, int64_t to);
   void clear_gradient(const Entry& entry) const;
+  void begin_averages() const;
+  void copy_stream(const Entry& entry, int from, int to) const;
   template <class Visit>
   void walk(const Entry& entry, int64_t from, int64_t to, const Visit& visit) const;
   void gather(const Entry& entry, int stream, int64_t from, int64_t to, char* out) const;

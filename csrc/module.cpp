@@ -74,8 +74,8 @@ void register_step(py::module_& m) {
   py::register_exception<Refused>(m, "Refused", PyExc_RuntimeError);
   py::class_<Plan>(m, "Plan")
       .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&,
-                    const std::string&>(),
-           "rule"_a, "groups"_a, "state"_a, "engine"_a, "first"_a)
+                    const std::string&, const std::string&>(),
+           "rule"_a, "groups"_a, "state"_a, "engine"_a, "first"_a, "begins"_a)
       .def("step", &Plan::step, "groups"_a, "state"_a, "threads"_a, "grad_scale"_a = py::none(),
            "before"_a = py::none())
       .def_property_readonly("grad_norm", &Plan::grad_norm)

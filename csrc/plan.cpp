@@ -16,7 +16,7 @@ void increment_versions(const py::list& params) {
 }
 
 Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& state,
-           const std::string& engine, const std::string& first)
+           const std::string& engine, const std::string& first, const std::string& begins)
     : rule_(find_rule(rule)) {
   static PyObject* step_key = interned("step");
   static PyObject* average_key = interned(kAverageName);
@@ -38,6 +38,7 @@ Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& stat
       slot.param = PySequence_Fast_GET_ITEM(group.params.ptr(), i);
       slot.engine = engine.at(index) != 0;
       slot.first = first.at(index) != 0;
+      slot.begins = begins.at(index) != 0;
       ++index;
       const auto found = state_of.find(slot.param);
       if (!slot.engine || found == state_of.end() || !PyDict_Check(found->second)) continue;
@@ -115,7 +116,8 @@ void Plan::collect_param(Slot& slot, PyObject* grad, int variant, bool average) 
   }
   if (average && !ema) throw Changed("it has no state '" + std::string(kAverageName) + "'");
   states[k] = ema;
-  batch_.add(index_, slot.param, grad, states, rule.counts_steps ? step : nullptr, slot.first);
+  batch_.add(index_, slot.param, grad, states, rule.counts_steps ? step : nullptr, slot.first,
+             slot.begins);
 }
 
 void Plan::collect() {
@@ -196,7 +198,7 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
     batch_.run(threads);
   }
   if (batch_.tracks_stats()) stats_ = batch_.stats();
-  for (Slot* slot : updated_) slot->first = false;
+  for (Slot* slot : updated_) slot->first = slot->begins = false;
   return py::none();
 }
 

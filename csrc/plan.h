@@ -20,9 +20,10 @@ namespace fastopt {
 class Plan {
  public:
   // `engine`: one byte per parameter over all groups, 1 where the engine updates it. `first`: one
-  // byte per parameter, 1 where its states exist but have never been written.
+  // byte per parameter, 1 where its states exist but have never been written; `begins`: likewise
+  // where its average has not.
   Plan(const std::string& rule, const pybind11::list& groups, const pybind11::dict& state,
-       const std::string& engine, const std::string& first);
+       const std::string& engine, const std::string& first, const std::string& begins);
 
   // One step over all engine parameters that have a gradient. None when it is done; "skipped" where
   // a gradient is not finite and a group asks for that; else (index of a parameter or -1, reason).
@@ -56,7 +57,7 @@ class Plan {
   struct Slot {
     PyObject* param;
     bool engine;
-    bool first;
+    bool first, begins;
     PyObject* state = nullptr;  // its dict in optimizer.state
     size_t first_item = 0;      // in items_
     size_t items = 0;

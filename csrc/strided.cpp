@@ -146,6 +146,19 @@ void Batch::clear_gradient(const Entry& entry) const {
   });
 }
 
+void Batch::copy_stream(const Entry& entry, int from, int to) const {
+  const int bytes = kElementBytes[int(entry.dtype)];
+  if (entry.layout < 0) {
+    std::memcpy(entry.run.streams[to], entry.run.streams[from], size_t(entry.run.count * bytes));
+    return;
+  }
+  const Layout layout{layouts_.data() + entry.layout};
+  walk(entry, 0, entry.run.count, [&](const Run& run, int64_t) {
+    copy_elements(run.streams[to], layout.stride(0, to), run.streams[from], layout.stride(0, from),
+                  run.count, bytes);
+  });
+}
+
 // One stream's elements [from, to), made contiguous.
 void Batch::gather(const Entry& entry, int stream, int64_t from, int64_t to, char* out) const {
   const int64_t stride = Layout{layouts_.data() + entry.layout}.stride(0, stream);

@@ -17,10 +17,12 @@ PyTypeObject* tensor_type = nullptr;
 PyTypeObject* parameter_type = nullptr;
 PyGetSetDef* grad_property = nullptr;
 
-// The pending Python error as text, cleared.
+// The pending Python error as text, cleared; without the C++ stack that torch puts behind it.
 std::string take_python_error() {
-  py::error_already_set error;
-  return error.value() ? py::str(error.value()).cast<std::string>() : error.what();
+  const py::error_already_set error;
+  const std::string text =
+      error.value() ? py::str(error.value()).cast<std::string>() : error.what();
+  return text.substr(0, text.find("\nException raised from"));
 }
 
 // The distance in elements between the first and the last element of a view.

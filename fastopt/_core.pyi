@@ -20,6 +20,7 @@ class Plan:
         state: Mapping[Tensor, Any],
         engine: bytes,
         first: bytes,
+        begins: bytes,
     ) -> None: ...
     def step(
         self,

@@ -58,9 +58,15 @@ class NewStates:
     created: list[tuple[Tensor, dict[str, Tensor]]]
     kept: list[tuple[Tensor, int, dict[str, Any] | None]]  # parameter, its version, state before
 
+    def store(self, optimizer: FusedStep) -> None:
+        for param, created in self.created:
+            optimizer.state[param].update(created)
+
     @torch.no_grad()
     def begin_averages(self) -> None:
-        """An average begins as the first updated parameter, as in torch.optim.swa_utils."""
+        """An average begins as the first updated parameter, as in torch.optim.swa_utils. The engine
+        does this by itself.
+        """
         for param, created in self.created:
             if "ema" in created:
                 created["ema"].copy_(param)
@@ -80,10 +86,7 @@ class NewStates:
 
 
 def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
-    """Create the states that torch would, for every engine parameter that now has a gradient.
-
-    Nothing is stored until all of them exist.
-    """
+    """Create the states that torch would, for every engine parameter that now has a gradient."""
     rule = optimizer._rule
     fresh, new_averages = bytearray(len(routes)), bytearray(len(routes))
     new: list[tuple[Tensor, dict[str, Tensor]]] = []
@@ -113,8 +116,6 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
             new_averages[index] = 1
         if created:
             new.append((param, created))
-    for param, created in new:
-        optimizer.state[param].update(created)
     return NewStates(bytes(fresh), bytes(new_averages), new, kept)
 
 
@@ -150,9 +151,13 @@ class Plan:
     def first_step(self, optimizer: FusedStep, scaler: Scaler = NO_SCALER) -> Outcome:
         """Create what is missing and step; what is refused now is an error and leaves nothing."""
         resolve_gradients(optimizer, self.routes)
-        new = create_states(optimizer, self.routes)
+        try:
+            new = create_states(optimizer, self.routes)
+        except _core.Refused as refused:
+            raise refusal(optimizer, -1, str(refused)) from refused
         outcome: Outcome = None
         try:
+            new.store(optimizer)
             self._build(optimizer, new, scaler)
             outcome = self.step(optimizer, scaler)
             if isinstance(outcome, tuple):
@@ -162,7 +167,7 @@ class Plan:
             raise
         if outcome == "skipped":
             new.take_back(optimizer)
-        else:
+        elif self._launch is not None:
             new.begin_averages()
         return outcome
 
@@ -195,6 +200,7 @@ class Plan:
                 optimizer.state,
                 bytes(r.backend == "cpu" for r in self.routes),
                 new.fresh,
+                new.new_averages,
             )
 
     def step(self, optimizer: FusedStep, scaler: Scaler = NO_SCALER) -> Outcome:
