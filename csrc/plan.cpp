@@ -44,7 +44,7 @@ Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& stat
       slot.first_item = items_.size();
       for (const auto& [key, value] : py::reinterpret_borrow<py::dict>(slot.state)) {
         int role = kOther;
-        const auto is = [&](PyObject* name) {
+        const auto is = [&, key = key](PyObject* name) {
           return PyUnicode_Check(key.ptr()) && PyUnicode_Compare(key.ptr(), name) == 0;
         };
         if (is(step_key)) role = kStep;
