@@ -1,12 +1,11 @@
 // Checking a parameter, the parallel region, one share of it, statistics.
 #include "engine.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 
 #include "dispatch.h"
+#include "parallel.h"
 
 namespace fastopt {
 namespace {
@@ -219,13 +218,9 @@ void Batch::run(int threads) {
   int64_t total = 0;
   for (const Entry& entry : entries_) ends_.push_back(total += entry.run.count);
   const int team = written_memory_overlaps() ? 1 : useful_threads(total, threads);
-  if (team <= 1) return share(0, total);
-#pragma omp parallel num_threads(team)
-  {
-    const int64_t size = omp_get_num_threads();
-    const int64_t rank = omp_get_thread_num();
+  parallel(team, [&](int64_t rank, int64_t size) {
     share(total * rank / size, total * (rank + 1) / size);
-  }
+  });
 }
 
 // The elements [from, to) of the batch, whatever tensors they are in. A share's ends are rounded
