@@ -9,8 +9,8 @@ kind=$1 python=$2
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
 room=$PWD/build/sanitize-$kind
-clang=${CLANG:-$(compgen -c clang++ | grep -E '^clang\+\+(-[0-9]+)?$' | sort -V | tail -1)}
-[ -n "$clang" ] || { echo "make sanitize needs clang: apt-get install clang (or CLANG=...)"; exit 1; }
+clang=${CLANG:-$(compgen -c clang++ | grep -E '^clang\+\+(-[0-9]+)?$' | sort -V | tail -1 || true)}
+[ -n "$clang" ] || { echo "make sanitize needs clang++ (Debian: clang-19); CLANG=... names one" >&2; exit 1; }
 
 # The file of a runtime that comes with this clang.
 runtime() {
