@@ -29,6 +29,8 @@ without=(
   --ignore-glob='tests/test_benchmarks*' --ignore=tests/test_demo.py --ignore=tests/test_readme.py
   # Triton's interpreter is Python; the core's part in it, collect.cpp, is in test_triton_scaler.py.
   --ignore=tests/test_triton_interpreted.py --ignore=tests/test_triton_passes.py
+  # What an import says where there is no core to look at; it starts Python without site-packages.
+  --deselect=tests/test_import.py::test_a_core_that_does_not_load
 )
 case $kind in
   address)
@@ -47,6 +49,8 @@ case $kind in
     preload=$(runtime libclang_rt.tsan-x86_64.so libclang_rt.tsan-aarch64.so libclang_rt.tsan.so)
     preload="$preload $(runtime libomp.so.5 libomp.so)"
     export OMP_TOOL_LIBRARIES; OMP_TOOL_LIBRARIES=$(runtime libarcher.so)
+    # The sanitizer's shadow of 8 GB of addresses would take 24 GB of memory.
+    without+=(--deselect=tests/test_layouts.py::test_more_than_2_to_the_31_elements)
     # ThreadSanitizer sees accesses of up to 16 bytes: the kernels' vectors must be no wider.
     [ "$(uname -m)" != x86_64 ] || export FASTOPT_ISA=baseline
     ;;
