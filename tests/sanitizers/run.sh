@@ -51,6 +51,8 @@ case $kind in
     export OMP_TOOL_LIBRARIES; OMP_TOOL_LIBRARIES=$(runtime libarcher.so)
     # The sanitizer's shadow of 8 GB of addresses would take 24 GB of memory.
     without+=(--deselect=tests/test_layouts.py::test_more_than_2_to_the_31_elements)
+    # That one looks for a second runtime, and libomp is one.
+    without+=(--ignore=tests/test_openmp.py)
     # ThreadSanitizer sees accesses of up to 16 bytes: the kernels' vectors must be no wider.
     [ "$(uname -m)" != x86_64 ] || export FASTOPT_ISA=baseline
     ;;
