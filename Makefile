@@ -2,6 +2,7 @@
 #
 #   PYTHON  the interpreter to build for                  (default: python3)
 #   TORCH   the torch to install, any from 2.10 on        (default: the one the results come from)
+#   CLANG   the compiler of `make sanitize`               (default: the newest clang++ here)
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -9,11 +10,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: test demo bench lint format clean
+.PHONY: test sanitize demo bench lint format clean
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 	TRITON_INTERPRET=1 FASTOPT_BACKEND=triton $(BIN)/python -m pytest -m parity
+
+# The core under clang's sanitizers, in build/sanitize-*; ARGS narrows the suite down.
+sanitize: $(VENV)/.test
+	CLANG="$(CLANG)" ARGS="$(ARGS)" tests/sanitizers/run.sh address $(BIN)/python
+	CLANG="$(CLANG)" ARGS="$(ARGS)" tests/sanitizers/run.sh thread $(BIN)/python
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo $(ARGS)

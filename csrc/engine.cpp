@@ -2,13 +2,12 @@
 // statistics.
 #include "engine.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "dispatch.h"
+#include "parallel.h"
 
 namespace fastopt {
 namespace {
@@ -317,14 +316,9 @@ void Batch::begin_averages() const {
 
 // The elements [from, to) of the batch, in equal shares.
 void Batch::update(int64_t from, int64_t to, int threads) {
-  const int team = useful_threads(to - from, threads);
-  if (team <= 1) return share(from, to);
-#pragma omp parallel num_threads(team)
-  {
-    const int64_t size = omp_get_num_threads();
-    const int64_t rank = omp_get_thread_num();
+  parallel(useful_threads(to - from, threads), [&](int64_t rank, int64_t size) {
     share(from + (to - from) * rank / size, from + (to - from) * (rank + 1) / size);
-  }
+  });
 }
 
 // The elements [from, to) of the batch, whatever tensors they are in. A share's ends are rounded

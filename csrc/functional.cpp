@@ -1,13 +1,12 @@
 // The functional form, a rule's names and scalars, the floor, a step's parts alone.
 #include "functional.h"
 
-#include <omp.h>
-
 #include <algorithm>
 
 #include "dispatch.h"
 #include "engine.h"
 #include "hyper.h"
+#include "parallel.h"
 #include "plan.h"
 #include "tensors.h"
 
@@ -101,13 +100,10 @@ void stream(const py::list& reads, const py::list& updates, int threads) {
   const int64_t whole = count / 64;  // shares of whole cache lines; a tail is left out
   const auto run = kernels().stream;
   py::gil_scoped_release unlocked;
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t size = omp_get_num_threads();
-    const int64_t rank = omp_get_thread_num();
+  parallel(threads, [&](int64_t rank, int64_t size) {
     run(streams.data(), int(streams.size()), int(updates.size()), whole * rank / size * 64,
         whole * (rank + 1) / size * 64);
-  }
+  });
 }
 
 int64_t read_tensors(const py::list& tensors) {

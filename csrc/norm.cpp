@@ -1,10 +1,10 @@
 // The norm of all gradients of a batch: every block of them, then their sums.
-#include <omp.h>
-
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "engine.h"
+#include "parallel.h"
 
 namespace fastopt {
 
@@ -18,18 +18,10 @@ Batch::Norm Batch::measure(int threads) {
     block_ends_.push_back(blocks += (entry.run.count + kNormBlock - 1) / kNormBlock);
   }
   square_sums_.resize(blocks);
-  bool finite = true;
-  const int team = useful_threads(total, threads);
-  if (team <= 1) {
-    finite = measure_share(0, blocks);
-  } else {
-#pragma omp parallel num_threads(team) reduction(&& : finite)
-    {
-      const int64_t size = omp_get_num_threads();
-      const int64_t rank = omp_get_thread_num();
-      finite = measure_share(blocks * rank / size, blocks * (rank + 1) / size);
-    }
-  }
+  std::atomic<bool> finite = true;
+  parallel(useful_threads(total, threads), [&](int64_t rank, int64_t size) {
+    if (!measure_share(blocks * rank / size, blocks * (rank + 1) / size)) finite = false;
+  });
   double sum[kNormBlock] = {};
   for (int64_t i = 0; i < blocks; ++i) sum[i % kNormBlock] += square_sums_[i];
   for (int half = kNormBlock / 2; half >= 1; half /= 2) {

@@ -48,7 +48,7 @@ Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& stat
       PyObject *key, *value;
       while (PyDict_Next(slot.state, &place, &key, &value)) {
         int role = kOther;
-        const auto is = [key = key](PyObject* name) {
+        const auto is = [&](PyObject* name) {
           return PyUnicode_Check(key) && PyUnicode_Compare(key, name) == 0;
         };
         if (is(step_key)) role = kStep;

@@ -53,14 +53,16 @@ int64_t Batch::add_layout(const View* views, int count) {
   Dim dims[65];
   int n = 0;
   const int64_t width = p.complex ? 2 : 1;
+  const auto inner = [](const Dim& a, const Dim& b) { return a.stride[0] < b.stride[0]; };
   for (int d = 0; d < p.ndim; ++d) {
     if (p.shape[d] == 1) continue;
-    dims[n].size = p.shape[d];
-    for (int k = 0; k < count; ++k) dims[n].stride[k] = views[k].strides[d] * width;
+    Dim dim{p.shape[d], {}};
+    for (int k = 0; k < count; ++k) dim.stride[k] = views[k].strides[d] * width;
+    Dim* const at = std::upper_bound(dims, dims + n, dim, inner);
+    std::move_backward(at, dims + n, dims + n + 1);
+    *at = dim;
     ++n;
   }
-  std::stable_sort(dims, dims + n,
-                   [](const Dim& a, const Dim& b) { return a.stride[0] < b.stride[0]; });
   if (p.complex) {
     std::move_backward(dims, dims + n, dims + n + 1);
     dims[0].size = 2;
