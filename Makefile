@@ -9,11 +9,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: test demo bench lint format clean
+.PHONY: test fuzz demo bench lint format clean
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 	TRITON_INTERPRET=1 FASTOPT_BACKEND=triton $(BIN)/python -m pytest -m parity
+
+# FUZZ_SECONDS: how long (600); FUZZ_SEED: one round only, as it failed.
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/fuzz
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo $(ARGS)
