@@ -1,7 +1,7 @@
 """`make fuzz`: rounds of hypothesis, each with a seed of its own, until the time is out.
 
-    FUZZ_SECONDS  how long                                       (default: 600)
-    FUZZ_SEED     this round only, as it was when it failed      (default: rounds from a random seed)
+    FUZZ_SECONDS  how long                                   (default: 600)
+    FUZZ_SEED     this round only, as it was when it failed  (default: rounds from a random seed)
 
 The rounds run in a child process, so that one which dies is reported with its seed as well. The
 machine is in machine.py; trial.py says what is right.
@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PROGRAMS = 40  # a round: some seconds
+PROGRAMS = 20  # a round: some seconds
 
 
 def rounds(seed: int, until: float) -> None:

@@ -38,6 +38,31 @@ class Raises:
         raise ZeroDivisionError("no number")
 
 
+class Meddles:
+    """A hyperparameter that does something while it is asked."""
+
+    def __init__(self, value: Any, what: Callable[[], None]) -> None:
+        self.value, self.what = value, what
+
+    def item(self) -> float:
+        self.what()
+        return float(self.value)
+
+
+def put_copies(optimizer: torch.optim.Optimizer, params: list[Tensor], what: str) -> None:
+    """Copies of states, of the dicts that hold them, or of gradients in their place."""
+    for p in params:
+        state = optimizer.state.get(p, {})
+        if what == "grad":
+            p.grad = None if p.grad is None else p.grad.clone()
+        elif state:
+            copies = {k: v.clone() if plain(v) else v for k, v in list(state.items())}
+            if what == "states":
+                optimizer.state[p] = copies
+            else:
+                state.update(copies)
+
+
 def interrupted(step: Callable[[], Any], lines: int) -> bool:
     """Run it until that many lines of fastopt's have been reached; whether it was cut short.
 
@@ -216,11 +241,11 @@ class Hazards(RuleBasedStateMachine):
         except ZeroDivisionError as error:
             check_unchanged(snapshot, self.optimizer, error)
 
-    @rule(lines=st.integers(1, 150))
+    @rule(lines=st.integers(1, 240))
     def interrupt(self, lines: int) -> None:
         """An interrupted step has been taken, or, taken again, is what it would have been."""
         trial = Trial(self.optimizer)
-        if not trial.by_engine or not trial.reference.dense:
+        if not trial.by_engine or not trial.reference.dense or trial.reference.skipped:
             return
         try:
             cut = interrupted(self.optimizer.step, lines)
@@ -257,33 +282,49 @@ class Hazards(RuleBasedStateMachine):
             raise Wrong(f"a step in a forked child ended with {status}: {said}")
         check_unchanged(trial.snapshot, self.optimizer, AssertionError())
 
-    @rule(what=st.sampled_from(["state", "grad", "both"]), as_tensor=st.booleans())
-    def another_thread(self, what: str, as_tensor: bool) -> None:
-        """Another thread puts copies in the place of states and gradients while steps are taken:
-        any numbers may come of it, but no crash, and no error but a refusal.
+    @rule(i=which, what=st.sampled_from(["state", "states", "grad"]))
+    def replaced_while_read(self, i: int, what: str) -> None:
+        """As by another thread, while a group is asked for its `lr`: copies stand in the place of
+        tensors that have been found already. The step is right, or refused.
         """
-        optimizer, params, done = self.optimizer, self.params, threading.Event()
-        rates = [group["lr"] for group in optimizer.param_groups]
+        trial, group, params = Trial(self.optimizer), self.group(i), self.params
+        if not (trial.by_engine and trial.apart and trial.reference.dense):
+            return
+        group["lr"] = Meddles(group["lr"], lambda: put_copies(self.optimizer, params, what))
+        try:
+            self.optimizer.step()
+        except RuntimeError as error:
+            if len(str(error)) >= 1000:
+                raise Wrong(f"a message of {len(str(error))} characters") from error
+        else:
+            # A gradient that has been found is the one of this step, whatever takes its place.
+            if what != "grad" and not trial.was_taken():
+                raise Wrong("; ".join(trial.reference.differences(self.optimizer))[:3000])
+        finally:
+            group["lr"] = group["lr"].value
+
+    @rule(what=st.sampled_from(["state", "states", "grad"]))
+    def another_thread(self, what: str) -> None:
+        """Another thread puts copies in the place of states and gradients while steps are taken,
+        and each of many groups asks a tensor for its `lr`, which lets that thread run: any numbers
+        may come of it, but no crash, and no error but a refusal.
+        """
+        options = {**self.group(0), "lr": torch.tensor(1e-3)}
+        many = [{**options, "params": [torch.ones(5, requires_grad=True)]} for _ in range(20)]
+        optimizer, done = type(self.optimizer)(many), threading.Event()
+        params = parameters(optimizer)
+        for p in params:
+            p.grad = torch.ones(5)
 
         def meddle() -> None:
             while not done.is_set():
-                for p in params:
-                    if what != "grad" and p in optimizer.state:
-                        optimizer.state[p] = {
-                            k: v.clone() if plain(v) else v
-                            for k, v in list(optimizer.state[p].items())
-                        }
-                    if what != "state" and p.grad is not None:
-                        p.grad = p.grad.clone()
+                put_copies(optimizer, params, what)
 
         thread, interval = threading.Thread(target=meddle), sys.getswitchinterval()
-        if as_tensor:
-            for group in optimizer.param_groups:
-                group["lr"] = torch.as_tensor(group["lr"])
         sys.setswitchinterval(1e-6)
         thread.start()
         try:
-            for _ in range(20):
+            for _ in range(60):
                 try:
                     optimizer.step()
                 except RuntimeError as error:
@@ -293,8 +334,6 @@ class Hazards(RuleBasedStateMachine):
             done.set()
             thread.join()
             sys.setswitchinterval(interval)
-            for group, lr in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = lr
 
 
 def wait(child: int, seconds: float) -> int:

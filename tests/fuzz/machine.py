@@ -210,7 +210,7 @@ class Programs(Hazards):
     @rule(i=which)
     def extra_state(self, i: int) -> None:
         if self.optimizer.state.get(self.param(i)):
-            self.optimizer.state[self.param(i)]["mine"] = torch.ones(3)
+            self.optimizer.state[self.param(i)]["mine"] = 7
 
     # Memory that is reached twice
 

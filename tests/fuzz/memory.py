@@ -1,5 +1,5 @@
-"""An optimizer's memory: all of its tensors, what they share, what a step changed, and copies of the
-whole that share as the originals do.
+"""An optimizer's memory: all of its tensors, what they share, what a step changed, and copies of
+the whole that share as the originals do.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Snapshot:
     def changes(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """What is not as it was: numbers, tensors in place of others, states gained or lost."""
         now = dict(named_tensors(optimizer))
-        found = [name for name in self.held.keys() ^ now.keys()]
+        found = sorted(self.held.keys() ^ now.keys())
         for name, t in now.items():
             if name in self.held:
                 if t is not self.held[name]:

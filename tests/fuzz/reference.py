@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from memory import Copy, bits, named_tensors, parameters, whole
+from memory import Copy, bits, named_tensors, parameters, plain, whole
 from support import storage_name, to_numpy
 from torch import Tensor
 
@@ -45,12 +45,17 @@ class Reference:
             for group in optimizer.param_groups
         ]
         self.states = {
-            p: {k: self.copy(v) for k, v in optimizer.state.get(p, {}).items() if v is not None}
+            p: {k: self.copy(v) for k, v in optimizer.state.get(p, {}).items() if plain(v)}
             for p in parameters(optimizer)
         }
         self.norm: float | None = None  # where a group asks for it
         self.skipped = self.stepped = False
-        self.dense = all(g.is_contiguous() for _, g in self.grads())
+        self.dense = all(
+            p.is_contiguous() and g.is_contiguous()
+            for _, pairs in self.groups
+            for p, g in pairs
+            if g is not None
+        )
         self.measure()
 
     def grads(self) -> list[tuple[dict[str, Any], Tensor]]:
@@ -131,7 +136,7 @@ class Reference:
                 if t is not None and not torch.equal(bits(whole(t)), bits(whole(self.copy(t)))):
                     found.append(f"{name} {i}:\n{t.detach()}\n{self.copy(t)}")
             state, expected = optimizer.state.get(p, {}), self.states[p]
-            state = {k: v for k, v in state.items() if v is not None}
+            state = {k: v for k, v in state.items() if plain(v)}
             if state.keys() != expected.keys():
                 found.append(f"states of {i} are {[*state]}, should be {[*expected]}")
                 continue

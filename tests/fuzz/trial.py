@@ -14,7 +14,7 @@ from twin import Loop, Twin
 import fastopt
 
 # What fastopt documents that it refuses, and torch does not know.
-DOCUMENTED = ("does not combine", "eps_in_sqrt=True needs")
+DOCUMENTED = ("does not combine", "eps_in_sqrt=True needs", "its gradient is expanded")
 
 
 class Wrong(AssertionError):
@@ -35,7 +35,7 @@ class Trial:
         self.tangled, self.apart = tangled(optimizer), apart(optimizer)
         self.snapshot = Snapshot(optimizer)
         self.reference = Reference(optimizer)
-        self.loop = Loop(optimizer)
+        self.loop = Loop(optimizer, fill="torch" not in self.paths)
         self.own = Twin(optimizer, Copy(), loop=False)
         self.skipped_steps = optimizer.skipped_steps
 
@@ -87,7 +87,9 @@ class Trial:
             self.own.step()
             self.expect(own_differences(self.own, self.optimizer), "torch's own step")
         if self.loop.knows:
-            self.expect(self.loop.differences(self.optimizer), "torch's for-loop in double")
+            # On torch's path, 16 bits are rounded, and lost, after every operation.
+            found = self.loop.differences(self.optimizer, halves="torch" not in self.paths)
+            self.expect(found, "torch's for-loop in double")
 
     def judge_bits(self) -> None:
         reference, optimizer = self.reference, self.optimizer
@@ -126,8 +128,8 @@ class Trial:
             old = self.snapshot.before[f"gradient {index}"].as_strided(
                 g.size(), g.stride(), g.storage_offset()
             )
-            now = p.detach()
-            norms = [x.to(torch.complex128).abs().norm() for x in (old, now - before, now)]
+            old, before, now = (x.to(torch.complex128) for x in (old, before, p.detach()))
+            norms = [x.abs().norm() for x in (old, now - before, now)]
             if not all(norm.isfinite() for norm in norms):
                 continue
             expected = dict(zip(("grad_norm", "update_norm", "weight_norm"), norms, strict=True))
