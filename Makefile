@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: test sanitize demo bench lint format clean
+.PHONY: test sanitize fuzz demo bench lint format clean
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -20,6 +20,10 @@ test: $(VENV)/.test
 sanitize: $(VENV)/.test
 	CLANG="$(CLANG)" ARGS="$(ARGS)" tests/sanitizers/run.sh address $(BIN)/python
 	CLANG="$(CLANG)" ARGS="$(ARGS)" tests/sanitizers/run.sh thread $(BIN)/python
+
+# FUZZ_SECONDS: how long (600); FUZZ_SEED: one round only, as it failed.
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/fuzz
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo $(ARGS)

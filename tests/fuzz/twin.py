@@ -1,0 +1,206 @@
+"""One step of torch's for-loop on copies of an optimizer's tensors, its passes done by torch's own
+functions around it; then how far apart two results may be.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from memory import Copy, apart, parameters, plain
+from reference import number
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from fastopt.arguments import PASSES
+
+SHAKES = 3
+UNITS = (
+    16  # of eps: a fused update rounds fewer times, torch's loop in 16 bits after every operation
+)
+TAME = 1e15  # above, squares overflow in float32 and not in double
+
+
+def real(t: Tensor) -> Tensor:
+    return torch.view_as_real(t) if t.is_complex() else t
+
+
+def states_read(kind: str, group: dict[str, Any]) -> list[str]:
+    """The states that torch's update reads, but for "step" and SGD's."""
+    if kind == "SGD":
+        return []
+    if kind == "RMSprop":
+        wanted = {"momentum_buffer": group["momentum"] > 0, "grad_avg": group["centered"]}
+        return ["square_avg", *(name for name, wants in wanted.items() if wants)]
+    return ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * bool(group["amsgrad"])
+
+
+class Twin:
+    """torch's optimizer over copies of ours' tensors; in its for-loop, or as its options say.
+
+    `fill`: states that are missing begin as zeros, as the engine has it; torch raises KeyError.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, copy: Copy, loop: bool = True, fill: bool = False
+    ) -> None:
+        kind = type(optimizer).__name__
+        self.copy, self.apart, self.skipped = copy, apart(optimizer), False
+        self.torch = getattr(torch.optim, kind)([torch.zeros(1)], lr=0.1)
+        self.own = [dict(group) for group in optimizer.param_groups]
+        self.torch.param_groups = [self.group(group, loop) for group in optimizer.param_groups]
+        self.pairs = [(g, p) for g in self.own for p in g["params"] if p.grad is not None]
+        for p in parameters(optimizer):
+            twin, state = copy(p), optimizer.state.get(p, {})
+            twin.requires_grad_(p.requires_grad)
+            if p.grad is not None:
+                twin.grad = copy(p.grad)
+            self.torch.state[twin] = {
+                k: copy(v, exact=k == "step") if plain(v) else v for k, v in state.items()
+            }
+        for group, p in self.pairs:
+            state = self.torch.state[copy(p)]
+            for name in states_read(kind, group) if fill else ():
+                if state.get(name) is None:
+                    state[name] = torch.zeros_like(copy(p), requires_grad=False)
+            if kind != "SGD" and fill:
+                state.setdefault("step", torch.zeros(()))
+
+    def group(self, group: dict[str, Any], loop: bool) -> dict[str, Any]:
+        known = self.torch.defaults
+        options = {k: number(v) for k, v in group.items() if k in known}
+        options |= {"foreach": False, "fused": None} if loop else {}
+        return options | {"params": [self.copy(p) for p in group["params"]]}
+
+    @property
+    def bare(self) -> bool:
+        """Whether torch's step alone is the whole step."""
+        return not any(self.differs(group) for group, _ in self.pairs)
+
+    def differs(self, group: dict[str, Any]) -> bool:
+        own = any(group[name] != argument.default for name, argument in PASSES.items())
+        return own or bool(group["weight_decay"] and self.decouples(group))
+
+    def decouples(self, group: dict[str, Any]) -> bool:
+        known = "decoupled_weight_decay" in self.torch.defaults
+        return not known and group["decoupled_weight_decay"]
+
+    @property
+    def knows(self) -> bool:
+        """Whether torch's functions, one after another, mean the same.
+
+        They write clipped gradients, and average after the last update: where memory is shared,
+        that is something else.
+        """
+        eps_in_sqrt = any(group.get("eps_in_sqrt") for group, _ in self.pairs)
+        return not eps_in_sqrt and (self.bare or self.apart)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        if self.bare:
+            return self.torch.step()
+        self.skipped = self.before()
+        if not self.skipped:
+            self.torch.step()
+            for group, p in self.pairs:
+                if group["ema_decay"] is not None:
+                    state, twin = self.torch.state[self.copy(p)], self.copy(p)
+                    old = state.setdefault("ema", twin.detach().clone())
+                    real(old).lerp_(real(twin.detach()), 1 - group["ema_decay"])
+
+    def before(self) -> bool:
+        """The passes before the update; whether it is left out."""
+        twins = [self.copy(p) for _, p in self.pairs]
+        for twin in twins:
+            twin.grad = twin.grad.clone()
+        norm = get_total_norm([twin.grad for twin in twins])
+        finite = all(bool(twin.grad.isfinite().all()) for twin in twins)
+        if not finite and any(group["skip_nonfinite"] for group in self.own):
+            return True
+        for group, twin in zip((g for g, _ in self.pairs), twins, strict=True):
+            if group["max_grad_norm"] is not None:
+                clip_grads_with_norm_([twin], group["max_grad_norm"], norm)
+            g = real(twin.grad)
+            if group["max_grad_value"] is not None:
+                g.clamp_(-group["max_grad_value"], group["max_grad_value"])
+            sign = real(twin.detach()).sign()
+            g.add_(sign, alpha=-group["l1"] if group["maximize"] else group["l1"])
+            if self.decouples(group):
+                twin.mul_(1 - number(group["lr"]) * group["weight_decay"])
+        for group, theirs in zip(self.own, self.torch.param_groups, strict=True):
+            if self.decouples(group):
+                theirs["weight_decay"] = 0.0
+        return False
+
+    def results(self, p: Tensor) -> dict[str, Tensor]:
+        """The parameter and its states; what somebody else keeps among them is left out."""
+        twin = self.copy(p)
+        states = self.torch.state.get(twin, {})
+        known = {
+            k: t for k, t in states.items() if plain(t) and (k == "step" or t.shape == p.shape)
+        }
+        return {"parameter": twin.detach(), **known}
+
+
+class Loop:
+    """torch's step in double, and how far it moves where its numbers are a unit off.
+
+    That is its condition: a difference of nearly equal numbers may be off by as much.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, fill: bool) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.exact = Twin(optimizer, Copy(wide=True), fill=fill)
+        self.shaken = [
+            Twin(optimizer, Copy(wide=True, shaken=generator), fill=fill) for _ in range(SHAKES)
+        ]
+        self.knows = self.exact.knows
+        self.before = {
+            p: [real(x).to(torch.float64, copy=True).abs() for x in self.exact.results(p).values()]
+            for p in parameters(optimizer)
+        }
+        self.grads = {p: real(self.exact.copy(p.grad)).abs() for _, p in self.exact.pairs}
+
+    def step(self) -> None:
+        for twin in (self.exact, *self.shaken):
+            twin.step()
+
+    def differences(self, optimizer: torch.optim.Optimizer, halves: bool) -> list[str]:
+        """Where the optimizer is not near it; `halves`: where its numbers have 16 bits as well."""
+        found = []
+        # A variance that is a difference may be nothing but rounding: what is divided by its root
+        # is held to the reference only.
+        centered = {p for group, p in self.exact.pairs if group.get("centered")}
+        for i, p in enumerate(parameters(optimizer)):
+            ours = {"parameter": p, **optimizer.state.get(p, {})}
+            for name, expected in self.exact.results(p).items():
+                if p in centered and name not in ("square_avg", "grad_avg", "step"):
+                    continue
+                if not p.numel() or p not in self.grads or (p.itemsize < 4 and not halves):
+                    continue
+                if not plain(ours.get(name)):
+                    if not self.exact.skipped:
+                        found.append(f"{name} of {i} is missing")
+                    continue
+                got = real(ours[name].detach()).double()
+                if name == "step":
+                    far = got != expected
+                else:
+                    far = self.far(p, got, expected, [t.results(p)[name] for t in self.shaken])
+                if far.any():
+                    found.append(
+                        f"{name} of {i}: {got[far][:9]}, torch has {real(expected)[far][:9]}"
+                    )
+        return found
+
+    def far(self, p: Tensor, got: Tensor, exact: Tensor, shaken: list[Tensor]) -> Tensor:
+        limits, exact = torch.finfo(p.dtype), real(exact)
+        sizes = [x for x in self.before[p] if x.shape == got.shape] + [self.grads[p]]
+        size = torch.stack(sizes).amax(0)
+        spread = torch.stack([(real(s) - exact).abs() for s in shaken]).amax(0)
+        tolerance = (
+            UNITS * (spread + limits.smallest_normal * limits.eps) + 4 * limits.eps * exact.abs()
+        )
+        tolerance = tolerance + 4 * limits.eps * self.before[p][0]
+        judged = (size < TAME) & spread.isfinite() & (exact.abs() < min(TAME, limits.max / 4))
+        return judged & ~((got - exact).abs() <= tolerance)
