@@ -115,6 +115,7 @@ def test_same_bits(case: Case, dtype: torch.dtype) -> None:
     assert_same_state(*steps(case, SOME, dtype, RoundedOnce()))
 
 
+@pytest.mark.engine_only("every length and vectors; test_lengths.py has Triton's")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("variant", optimizer_named("sgd").variants)
 def test_sgd_as_torch_is(variant: str, dtype: torch.dtype) -> None:
