@@ -50,11 +50,10 @@ class Optimizer:
     ours_functional: Callable[..., None]
     theirs_functional: Callable[..., None]
     functional_states: Sequence[str]  # the lists of torch's functional form, in its order
-    same_bits_as: dict[str, Any] | None  # arguments of torch's class that give the same bits
-    same_bits_dtypes: Sequence[torch.dtype]
     variants: dict[str, dict[str, Any]]
     extensions: dict[str, dict[str, Any]]  # variants that torch's class does not have
     changes: Sequence[dict[str, Any]] = field(default=({},))  # of the group, before each step
+    fused: bool = False  # torch's fused step has the reference's bits: see test_fused
 
     def __str__(self) -> str:
         return self.name

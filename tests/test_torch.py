@@ -1,14 +1,19 @@
-"""The engine against torch itself: bit for bit where torch's roundings are ours, then within the
-tolerances of a table, then both against the exact mathematics.
+"""The engine against torch itself: bit for bit with its for-loop, each operation rounded once; what
+torch's own roundings are; then within the tolerances of a table; then both against the exact
+mathematics.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from roundings import RoundedOnce, torch_fuses
 from support import (
     REAL_DTYPES,
     Case,
@@ -16,11 +21,16 @@ from support import (
     assert_same_bits,
     assert_same_state,
     differing,
+    discover,
     optimizer_named,
     parameter,
+    params_of,
     to_numpy,
     values,
 )
+from torch import Tensor
+
+from fastopt.rules.arithmetic import Arithmetic
 
 pytestmark = pytest.mark.parity
 
@@ -40,99 +50,114 @@ UNITS = {torch.float32: 8, torch.float64: 8, torch.bfloat16: 20, torch.float16: 
 MORE_THAN_TORCH = 1.0
 
 
-def pair(
-    case: Case, shape: Any, dtype: torch.dtype, **torch_only: Any
+# Each makes numbers of a given shape; rows of 13 are too short for torch's vectors. Backward never
+# leaves an expanded gradient on a parameter, but a user may set one.
+LAYOUTS: dict[str, Callable[[tuple[int, ...], torch.dtype, int], Tensor]] = {
+    "contiguous": lambda s, d, k: values(s, d, k, wide=True),
+    "transposed": lambda s, d, k: values(s[::-1], d, k, wide=True).t(),
+    "every other": lambda s, d, k: values((s[0], 2 * s[1]), d, k, wide=True)[:, ::2],
+    "offset": lambda s, d, k: values((s[0] * s[1] + 1,), d, k, wide=True)[1:].view(s),
+}
+EXPANDED: dict[str, Callable[[tuple[int, ...], torch.dtype, int], Tensor]] = {
+    "one row": lambda s, d, k: values((1, s[1]), d, k, wide=True).expand(s),
+    "one column": lambda s, d, k: values((s[0], 1), d, k, wide=True).expand(s),
+    "one number": lambda s, d, k: values((), d, k, wide=True).expand(s),
+}
+# Shape, layout of the parameter, layout of the gradient: all lengths and layouts, then a few.
+LENGTHS = [(), *((n,) for n in range(40)), (1001,), (64, 33)]
+EVERY = [(shape, "contiguous", "contiguous") for shape in LENGTHS]
+EVERY += [((5, 13), *layouts) for layouts in product(LAYOUTS, LAYOUTS)]
+SOME = [(shape, "contiguous", "contiguous") for shape in [(), (0,), (7,), (64, 33)]]
+SOME += [((5, 13), *layouts) for layouts in zip(LAYOUTS, reversed(LAYOUTS), strict=True)]
+SOME += [((5, 13), "contiguous", layout) for layout in EXPANDED]
+
+FUSED = [Case(row, variant) for row in discover() if row.fused for variant in row.variants]
+
+
+def steps(
+    case: Case, problem: Sequence[tuple[Any, str, str]], dtype: torch.dtype, theirs_in: Any
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    p = parameter(shape, dtype, seed=0)
-    q = torch.nn.Parameter(p.detach().clone())
-    optimizer = case.optimizer
-    return optimizer.ours([p], **case.hyper), optimizer.theirs([q], **case.hyper, **torch_only)
+    """Ours and torch's for-loop after some steps, those of torch's made inside `theirs_in`."""
+    made = []
+    for cls, loop, around in (
+        (case.optimizer.ours, {}, nullcontext()),
+        (case.optimizer.theirs, {"foreach": False}, theirs_in),
+    ):
+        params = [
+            torch.nn.Parameter(LAYOUTS[layout](shape, dtype, i))
+            for i, (shape, layout, _) in enumerate(problem)
+        ]
+        optimizer = cls(params, **case.hyper, **loop)
+        for k, changes in enumerate(case.optimizer.changes):
+            optimizer.param_groups[0].update(changes)
+            for i, (p, (shape, _, layout)) in enumerate(zip(params, problem, strict=True)):
+                p.grad = (LAYOUTS | EXPANDED)[layout](shape, dtype, 1000 * k + i + 500)
+            with around:
+                optimizer.step()
+        made.append(optimizer)
+    return made[0], made[1]
 
 
-def step_both(a: torch.optim.Optimizer, b: torch.optim.Optimizer, seed: int, wide: bool) -> None:
+def step_both(a: torch.optim.Optimizer, b: torch.optim.Optimizer, seed: int) -> None:
     p, q = a.param_groups[0]["params"][0], b.param_groups[0]["params"][0]
-    p.grad = values(p.shape, p.dtype, seed, wide)
+    p.grad = values(p.shape, p.dtype, seed)
     q.grad = p.grad.clone()
     a.step()
     b.step()
 
 
-@pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() == "DEFAULT",
-    reason="torch without AVX2 has no fused multiply-add, so other roundings",
-)
-@pytest.mark.parametrize(
-    "size", [4096, pytest.param(16384, marks=pytest.mark.engine_only("threads"))]
-)
-def test_same_bits(case: Case, size: int) -> None:
-    """Parameters and states have the bits of SGD's for-loop and of fused Adam and AdamW.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_same_bits(case: Case, dtype: torch.dtype) -> None:
+    """Parameters and states of every rule are the for-loop's, each of its operations rounded once.
 
-    The size is a multiple of torch's vectors, on each thread too: see test_torchs_tail.
+    On every machine, for every ATEN_CPU_CAPABILITY; lengths and layouts have their own tests.
     """
-    optimizer = case.optimizer
-    if optimizer.same_bits_as is None:
-        pytest.skip("torch has no path with these roundings")
-    torch.set_num_threads(2)
-    for dtype in optimizer.same_bits_dtypes:
-        ours, theirs = pair(case, (size,), dtype, **optimizer.same_bits_as)
-        for k, changes in enumerate(optimizer.changes):
-            ours.param_groups[0].update(changes)
-            theirs.param_groups[0].update(changes)
-            step_both(ours, theirs, seed=k + 1, wide=True)
-        assert_same_state(ours, theirs)
+    assert_same_state(*steps(case, SOME, dtype, RoundedOnce()))
 
 
 @pytest.mark.engine_only("every length and vectors; test_lengths.py has Triton's")
-def test_any_length_of_sgd() -> None:
-    """SGD's for-loop has one rounding for all lengths: no multiple of anything is needed."""
-    sgd = optimizer_named("sgd")
-    for variant in sgd.variants:
-        for size in [*range(1, 40), 1001]:
-            ours, theirs = pair(Case(sgd, variant), (size,), torch.float32, foreach=False)
-            for k in range(3):
-                step_both(ours, theirs, seed=k + 1, wide=True)
-            assert_same_state(ours, theirs)
-
-
-@pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="see test_same_bits"
-)
-@pytest.mark.parametrize(("dtype", "lanes"), [(torch.float32, 8), (torch.float64, 4)], ids=str)
-def test_torchs_tail(dtype: torch.dtype, lanes: int) -> None:
-    """Beyond the last whole vector, torch's fused Adam is other code: exp_avg_sq in last bits.
-
-    Its tail is a scalar loop, in which exp_avg_sq * beta2 + (1 - beta2) * grad * grad rounds as the
-    compiler arranged it. exp_avg has the same bits there too; the parameter seldom differs. Where
-    this fails, torch has changed its tail: take the new fact to docs/numerics.md.
-    """
-    adam = optimizer_named("adam")
-    ours, theirs = pair(Case(adam, "default"), (4096 + 2 * 16 - 1,), dtype, fused=True)
-    for k in range(5):
-        step_both(ours, theirs, seed=k + 1, wide=True)
-    p, q = ours.param_groups[0]["params"][0], theirs.param_groups[0]["params"][0]
-    end = p.numel() // lanes * lanes
-    assert_same_bits(p[:end], q[:end])
-    assert_same_bits(ours.state[p]["exp_avg"], theirs.state[q]["exp_avg"])
-    v, w = ours.state[p]["exp_avg_sq"], theirs.state[q]["exp_avg_sq"]
-    assert_same_bits(v[:end], w[:end])
-    torch.testing.assert_close(v[end:], w[end:], rtol=2 * torch.finfo(dtype).eps, atol=0)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_rmsprop_but_for_the_square_root(dtype: torch.dtype) -> None:
-    """After one step RMSprop's averages have the for-loop's bits, the parameter all but a few.
+@pytest.mark.parametrize("variant", optimizer_named("sgd").variants)
+def test_sgd_as_torch_is(variant: str, dtype: torch.dtype) -> None:
+    """SGD's for-loop has these bits with nothing replaced, just where torch's kernels use fma.
 
-    What differs is MKL's square root, one unit in the last place off in a few per thousand.
+    In every length and layout but of an expanded gradient: there torch's compiler took the product
+    with lr out of the loop past the last whole vector, and rounds it.
     """
-    rmsprop = optimizer_named("rmsprop")
-    for variant, hyper in rmsprop.variants.items():
-        ours, theirs = pair(Case(rmsprop, variant), (4096,), dtype, foreach=False)
-        step_both(ours, theirs, seed=1, wide=True)
-        p, q = ours.param_groups[0]["params"][0], theirs.param_groups[0]["params"][0]
-        assert_same_bits(ours.state[p]["square_avg"], theirs.state[q]["square_avg"], variant)
-        if hyper.get("centered"):
-            assert_same_bits(ours.state[p]["grad_avg"], theirs.state[q]["grad_avg"], variant)
-        assert differing(p, q) <= p.numel() * 0.01
+    ours, theirs = steps(Case(optimizer_named("sgd"), variant), EVERY, dtype, nullcontext())
+    pairs = zip(params_of(ours), params_of(theirs), strict=True)
+    assert (sum(differing(p, q) for p, q in pairs) == 0) == torch_fuses()
+    if torch_fuses():
+        assert_same_state(ours, theirs)
+
+
+@pytest.mark.engine_only("torch and the reference; the engine's bits are the reference's")
+@pytest.mark.parametrize("dtype", REAL_DTYPES, ids=str)
+@pytest.mark.parametrize("fused", FUSED, ids=str)
+def test_fused(fused: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's fused Adam and AdamW have the reference's bits, with fma as in torch's kernels here.
+
+    Past the last whole vector torch runs a scalar loop, in which exp_avg_sq * beta2 + (1 - beta2) *
+    grad * grad rounds as the compiler arranged it. There a number may be some units off.
+    """
+    if not torch_fuses():
+        monkeypatch.setattr(Arithmetic, "fma", lambda _, a, b, c: np.asarray(a * b + c))
+    torch.set_num_threads(2)
+    size = 31 + (16384 if dtype == torch.float32 else 2048)  # the first is torch's for two threads
+    p = parameter((size,), dtype, seed=0)
+    expected = Stepped(fused.optimizer, p, **fused.hyper)
+    theirs = fused.optimizer.theirs([p], fused=True, **fused.hyper)
+    for k, changes in enumerate(fused.optimizer.changes):
+        theirs.param_groups[0].update(changes)
+        p.grad = values(p.shape, dtype, seed=k + 1, wide=True)
+        expected.step(p.grad, **changes)
+        theirs.step()
+    end = size // 32 * 32  # whole vectors of every dtype
+    for name, array in {"parameter": expected.p, **expected.states}.items():
+        got = to_numpy(p if name == "parameter" else theirs.state[p][name])
+        assert_same_bits(got[:end], np.asarray(array, got.dtype)[:end], name)
+        close = 10 * torch.finfo(dtype).eps
+        np.testing.assert_allclose(got[end:], array[end:], rtol=close, atol=close)
 
 
 def unit_problem(
@@ -157,7 +182,7 @@ def test_close_to_the_for_loop(case: Case, dtype: torch.dtype) -> None:
     """Within the table of tolerances of torch's default path, in every real dtype."""
     ours, theirs, _ = unit_problem(case, dtype)
     for k in range(5):
-        step_both(ours, theirs, seed=k + 1, wide=False)
+        step_both(ours, theirs, seed=k + 1)
     p, q = ours.param_groups[0]["params"][0], theirs.param_groups[0]["params"][0]
     unit = torch.finfo(dtype).eps / 2
     difference = (p.detach().double() - q.detach().double()).abs().max().item() / unit
@@ -169,7 +194,7 @@ def test_error_against_the_mathematics(case: Case, dtype: torch.dtype) -> None:
     """Our largest error is at most that of torch's for-loop and MORE_THAN_TORCH units more."""
     ours, theirs, exact = unit_problem(case, dtype)
     for k in range(5):
-        step_both(ours, theirs, seed=k + 1, wide=False)
+        step_both(ours, theirs, seed=k + 1)
         exact.step(ours.param_groups[0]["params"][0].grad)
     unit = torch.finfo(dtype).eps / 2
 

@@ -2,7 +2,8 @@
 //
 // G. Hinton, lecture 6e of "Neural networks for machine learning" (2012); centered: A. Graves,
 // "Generating sequences with recurrent neural networks" (2013). The roundings are those of torch's
-// for-loop but for its square root, which MKL rounds otherwise in rare last bits.
+// for-loop but for its square root: MKL's is one unit off in some numbers, other ones on each
+// processor (docs/numerics.md).
 #pragma once
 
 #include "rule.h"

@@ -1,7 +1,7 @@
 """Adam: its classes and reference, then its variants."""
 
 import torch
-from support import REAL_DTYPES, Optimizer
+from support import Optimizer
 from torch.optim.adam import adam
 
 import fastopt
@@ -15,8 +15,7 @@ OPTIMIZER = Optimizer(
     ours_functional=fastopt.functional.adam,
     theirs_functional=adam,
     functional_states=["exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
-    same_bits_as={"fused": True},
-    same_bits_dtypes=REAL_DTYPES,
+    fused=True,
     variants={
         "default": {},
         "lr": {"lr": 0.1},

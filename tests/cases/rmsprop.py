@@ -15,9 +15,6 @@ OPTIMIZER = Optimizer(
     ours_functional=fastopt.functional.rmsprop,
     theirs_functional=rmsprop,
     functional_states=["square_avg", "grad_avg", "momentum_buffer"],
-    # torch's for-loop takes MKL's square root, which is not correctly rounded; torch has no other.
-    same_bits_as=None,
-    same_bits_dtypes=[],
     variants={
         "default": {},
         "lr": {"lr": 0.1},

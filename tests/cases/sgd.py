@@ -15,9 +15,6 @@ OPTIMIZER = Optimizer(
     ours_functional=fastopt.functional.sgd,
     theirs_functional=sgd,
     functional_states=["momentum_buffer"],
-    # Every rounding is that of torch's for-loop.
-    same_bits_as={"foreach": False},
-    same_bits_dtypes=[torch.float32, torch.float64],
     variants={
         "default": {},
         "lr": {"lr": 0.3},
