@@ -39,7 +39,7 @@ from machine import (
     sources,
     torch_releases,
 )
-from table import markdown, show
+from table import markdown, show, version_key
 
 # What depends on Python's and torch's interfaces and on the compiler, in one to two minutes. The
 # benchmarks, the demo and Triton are left to `make test`.
@@ -59,8 +59,9 @@ class Matrix:
     """The cells so far; each is printed and kept as soon as it is known."""
 
     def __init__(self) -> None:
-        self.digest = digest()
+        self.digest = digest(*tests()[0])
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+        self.releases: dict[str, list[str]] = {}  # that each interpreter can have
         self.cells: list[Cell] = [
             cell for cell in kept if cell["digest"] == self.digest and cell["outcome"] == "passed"
         ]
@@ -72,7 +73,7 @@ class Matrix:
         )
 
     def add(self, outcome: str, detail: str, start: float, **key: str) -> None:
-        cell = {**key, "outcome": outcome, "detail": detail, "digest": self.digest}
+        cell: Cell = {**key, "outcome": outcome, "detail": detail, "digest": self.digest}
         cell["seconds"] = round(time.monotonic() - start, 1)
         print(*key.values(), outcome, detail, f"{cell['seconds']:.0f} s", sep="  ", flush=True)
         self.cells = [c for c in self.cells if any(c[k] != v for k, v in key.items())] + [cell]
@@ -87,16 +88,14 @@ def last_line(error: Failed) -> str:
     return next((line for line in text if line.startswith("ERROR: ")), text[-1])[:200]
 
 
-def build(python: Path, label: str, compiler: str, command: str) -> Path:
+def build(python: Path, folder: Path, command: str) -> Path:
     """The wheel of one interpreter and compiler."""
-    folder = WORK / f"py{label}-{compiler}"
-    builder = environment(python, folder / "venv")
+    fresh(folder)
     definitions = {"FASTOPT_WERROR": "ON", "CMAKE_CXX_COMPILER": command}
     settings = [f"--config-settings=cmake.define.{k}={v}" for k, v in definitions.items()]
     settings.append(f"--config-settings=build-dir={folder / 'build'}")
-    target = ["--no-deps", "--wheel-dir", folder]
-    call(builder, "-m", "pip", "wheel", "--quiet", *target, *settings, ROOT)
-    shutil.rmtree(folder / "venv")
+    wheel = ["-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}"]
+    call(python, *wheel, *settings, ROOT)
     return next(folder.glob("*.whl"))
 
 
@@ -142,6 +141,12 @@ def run_python(matrix: Matrix, label: str, torches: list[str], compilers: list[s
     if python is None:
         reason = "no such interpreter on PATH or in pyenv"
         return matrix.add("not run", reason, start, python=label, torch="", compiler="")
+    try:
+        pip = environment(python, WORK / f"py{label}")
+        releases = torch_releases(pip)
+        matrix.releases[label] = [minor(release) for release in releases]
+    except Failed as error:
+        return matrix.add("not run", last_line(error), start, python=label, torch="", compiler="")
     wheels: dict[str, Path] = {}
     for name in compilers:
         start = time.monotonic()
@@ -150,14 +155,9 @@ def run_python(matrix: Matrix, label: str, torches: list[str], compilers: list[s
             matrix.add("not run", "no such compiler on PATH", start, **key)
             continue
         try:
-            wheels[f"{name} {minor(found[1])}"] = build(python, label, name, found[0])
+            wheels[f"{name} {minor(found[1])}"] = build(pip, WORK / f"py{label}-{name}", found[0])
         except Failed as error:
             matrix.add("failed", f"build: {last_line(error)}", start, **key)
-    start = time.monotonic()
-    try:
-        releases = torch_releases(python)
-    except Failed as error:
-        return matrix.add("not run", last_line(error), start, python=label, torch="", compiler="")
     for release in releases:
         if torches and minor(release) not in torches:
             continue
@@ -212,7 +212,6 @@ def main(words: list[str]) -> int:
     if unknown:
         allowed = ", ".join([*PYTHONS, "2.10 and later", *COMPILERS, "aarch64"])
         sys.exit(f"make matrix: {sorted(unknown)} is none of its parts: {allowed}")
-    tests()
     matrix = Matrix()
     on_python = bool(pythons or torches)
     if "aarch64" in words or not on_python:
@@ -220,6 +219,11 @@ def main(words: list[str]) -> int:
     if "aarch64" not in words or on_python:
         for label in pythons or PYTHONS:
             run_python(matrix, label, torches, compilers)
+    wanted = set(torches) or {release for its in matrix.releases.values() for release in its}
+    for label, its in matrix.releases.items():
+        for release in sorted(wanted - set(its), key=version_key):
+            key = {"python": label, "torch": release, "compiler": ""}
+            matrix.add("not run", "no such torch for this Python", time.monotonic(), **key)
     show(matrix.cells)
     (WORK / "matrix.md").write_text(markdown(matrix.cells))
     outcomes = [cell["outcome"] for cell in matrix.cells]

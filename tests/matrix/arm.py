@@ -43,7 +43,7 @@ def lines(command: list[str], compiler: str, isa: str, run: list[str]) -> list[s
     program.parent.mkdir(parents=True, exist_ok=True)
     define = [f"-DFASTOPT_ISA={isa}", f'-DFASTOPT_ISA_NAME="{isa}"', "-DFASTOPT_VECTOR_BYTES=16"]
     define.append(f"-DFASTOPT_SIMD_{isa.upper()}")
-    files = [ROOT / "csrc" / "isa.cpp", HERE / "kernels.cpp", f"-I{ROOT / 'csrc'}"]
+    files = [f"{ROOT}/csrc/isa.cpp", f"{HERE}/kernels.cpp", f"-I{ROOT}/csrc"]
     quiet = ["-Wno-maybe-uninitialized"] if compiler == "GCC" else []
     flags = ["-std=c++17", "-static", *FLAGS, *STRICT, *quiet]
     call(*command, *flags, *define, *files, "-o", program)
