@@ -96,7 +96,8 @@ def environment(python: Path, folder: Path, packages: Sequence[str | Path] = ())
 
 
 def install(python: Path, *what: str | Path) -> None:
-    call(python, "-m", "pip", "install", "--quiet", *what)
+    """Rather an older release than one that has no wheel for this Python and would be compiled."""
+    call(python, "-m", "pip", "install", "--quiet", "--prefer-binary", *what)
 
 
 def sources() -> list[Path]:
