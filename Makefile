@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: test sanitize fuzz demo bench lint format clean
+.PHONY: test sanitize fuzz matrix demo bench lint format clean
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -31,6 +31,10 @@ demo: $(VENV)/.demo
 # PATH: what builds a peer at its first use calls the ninja that came with it.
 bench: $(VENV)/.peers
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m benchmarks $(or $(ARGS),all)
+
+# Pythons, torches, compilers, AArch64: all that the machine has; ARGS="3.12 2.13 clang" for a part.
+matrix: $(VENV)/.test
+	$(BIN)/python tests/matrix $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

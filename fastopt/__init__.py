@@ -7,6 +7,8 @@ The optimizer classes, then explain(), which tells the path each parameter takes
 fastopt.functional: one fused pass over given lists, one function a rule.
 """
 
+import sys
+
 import torch  # before the core, which shares the OpenMP runtime that torch loads
 
 try:
@@ -17,6 +19,14 @@ except ImportError as error:
         "It needs torch >= 2.10 and to have been built for this Python and this kind of "
         "processor; reinstall both with `pip install --force-reinstall fastopt`"
     ) from error
+
+# The engine borrows references for the length of a step, which the GIL keeps alive. A free-threaded
+# Python turns it on when it loads the core, with a warning, unless it is told not to.
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError(
+        "fastopt needs the GIL, which is forced off here (PYTHON_GIL=0 or -X gil=0): without the "
+        "setting, importing fastopt turns it on"
+    )
 
 from . import functional
 from .explain import explain
