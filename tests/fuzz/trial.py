@@ -94,7 +94,7 @@ class Trial:
     def judge_bits(self) -> None:
         reference, optimizer = self.reference, self.optimizer
         if reference.norm is not None:
-            norm = optimizer._last.grad_norm  # in double, as the engine clips by it
+            norm = optimizer._record.last.grad_norm  # in double, as the engine clips by it
             near = math.isclose(norm, reference.norm, rel_tol=0 if reference.dense else 1e-12)
             if not near and not math.isnan(norm + reference.norm):
                 raise Wrong(f"the gradients' norm is {norm}, should be {reference.norm}")
