@@ -85,6 +85,7 @@ class Batch {
     }
   };
   struct Entry {
+    Entry() {}  // add() fills it: zeroing it first took 5 % of SGD over 1000 tensors of 64
     Kernel kernel;
     Run run;         // all of it, in real numbers
     int64_t layout;  // where its strided layout starts in layouts_, or -1: one contiguous run
