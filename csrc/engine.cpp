@@ -89,9 +89,10 @@ std::string Batch::subject(const Group& group, int stream) const {
   return std::string("its state '") + name + "'";
 }
 
-void Batch::remember(PyObject* tensor, const View& view, bool written) {
-  const auto [begin, end] = extent(view);
-  const auto bytes = uint64_t(end - begin);
+void Batch::remember(PyObject* tensor, const View& view, bool run, bool written) {
+  const int element = kElementBytes[int(view.dtype)] * (view.complex ? 2 : 1);
+  char* const begin = view.data;
+  const auto bytes = uint64_t(run ? view.numel * element : extent(view).second - begin);
   const bool added = footprint_ == footprints_.size();
   if (added) footprints_.emplace_back();
   Footprint& f = footprints_[footprint_];
@@ -144,8 +145,8 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
     } catch (const Refused& refused) {
       refuse(refused.what());
     }
-    remember(tensor, views[k], written);
     const bool run = contiguous(views[k]);
+    remember(tensor, views[k], run, written);
     flat &= run;
     if (!run || views[k].complex || views[k].numel == 1) {
       suspects_.push_back(
@@ -167,7 +168,7 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
     } catch (const Refused& refused) {
       refuse(refused.what());
     }
-    remember(step, at, true);
+    remember(step, at, contiguous(at), true);
     if (at.numel != 1 || at.complex || kElementBytes[int(at.dtype)] < 4) {
       refuse("has shape " + describe_shape(at) + " and dtype " + dtype_name(at) +
              "; it must be one float32 or float64 number");

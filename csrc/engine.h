@@ -121,7 +121,7 @@ class Batch {
   };
 
   std::string subject(const Group& group, int stream) const;
-  void remember(PyObject* tensor, const View& view, bool written);
+  void remember(PyObject* tensor, const View& view, bool run, bool written);
   void prefetch(size_t tensors) const;
   int64_t add_layout(const View* views, int count);
   int scalars_for(int group, double step, bool first);

@@ -10,6 +10,7 @@ namespace {
 
 double number(PyObject* value) {
   if (PyFloat_CheckExact(value)) return PyFloat_AS_DOUBLE(value);
+  const auto held = py::reinterpret_borrow<py::object>(value);  // what follows may run Python
   // A tensor is asked by item(): float(tensor) warns where it requires a gradient. Numbers come
   // before it, since a failing look-up of an attribute costs more than all the rest of a group.
   double x;
@@ -24,7 +25,8 @@ double number(PyObject* value) {
   return x;
 }
 
-[[noreturn]] void refuse_count(PyObject* key, const py::object& value, int numbers) {
+[[noreturn]] void refuse_count(PyObject* key, PyObject* borrowed, int numbers) {
+  const auto value = py::reinterpret_borrow<py::object>(borrowed);
   constexpr size_t kLongest = 80;
   std::string text = py::repr(value);
   if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
@@ -34,29 +36,29 @@ double number(PyObject* value) {
 }
 
 // Every number of a group, in the rule's order, given to `read`. Reading one may run Python: what
-// is being read is held.
+// is used after it is held.
 template <class Read>
 Hyper read_with(int rule, PyObject* borrowed, const Read& read) {
   const auto group = py::reinterpret_borrow<py::object>(borrowed);
   Hyper hyper;
-  const auto add = [&](PyObject* key, const py::object& value) {
-    read(hyper, key, value.ptr());
+  const auto add = [&](PyObject* key, PyObject* value) {
+    read(hyper, key, value);
     ++hyper.count;
   };
   const Rule::Key* of = kernels().rules[rule].hyper;
   for (PyObject* key : keys_of(rule).hyper) {
     const int numbers = (of++)->numbers;
-    const auto value = py::reinterpret_borrow<py::object>(get(group.ptr(), key));
-    const bool several = PyTuple_Check(value.ptr()) || PyList_Check(value.ptr());
+    PyObject* const value = get(group.ptr(), key);
+    const bool several = PyTuple_Check(value) || PyList_Check(value);
     if (several != (numbers > 1)) refuse_count(key, value, numbers);
     if (!several) {
       add(key, value);
       continue;
     }
-    const auto parts = py::reinterpret_steal<py::tuple>(PySequence_Tuple(value.ptr()));
+    const auto parts = py::reinterpret_steal<py::tuple>(PySequence_Tuple(value));
     if (!parts) throw py::error_already_set();
-    if (int(parts.size()) != numbers) refuse_count(key, value, numbers);
-    for (const py::handle part : parts) add(key, py::reinterpret_borrow<py::object>(part));
+    if (int(parts.size()) != numbers) refuse_count(key, parts.ptr(), numbers);
+    for (const py::handle part : parts) add(key, part.ptr());
   }
   hyper.variant = kernels().rules[rule].variant(hyper.values);
   return hyper;
@@ -144,6 +146,12 @@ bool is_true(PyObject* value) {
   return truth;
 }
 
+bool is_set(PyObject* dict, PyObject* key) {
+  PyObject* value = PyDict_GetItemWithError(dict, key);
+  if (!value && PyErr_Occurred()) throw py::error_already_set();
+  return value && is_true(value);
+}
+
 Passes read_passes(PyObject* borrowed, std::optional<double> grad_scale) {
   const auto held = py::reinterpret_borrow<py::object>(borrowed);  // reading may run Python
   PyObject* const group = held.ptr();
@@ -157,9 +165,9 @@ Passes read_passes(PyObject* borrowed, std::optional<double> grad_scale) {
   static PyObject* track_stats = interned("track_stats");
   // Sets *to and returns true unless the value is None.
   const auto given = [&](PyObject* key, double* to) {
-    const auto value = py::reinterpret_borrow<py::object>(get(group, key));
-    if (value.is_none()) return false;
-    *to = number(value.ptr());
+    PyObject* const value = get(group, key);
+    if (value == Py_None) return false;
+    *to = number(value);
     return true;
   };
   Passes passes;
@@ -168,7 +176,7 @@ Passes read_passes(PyObject* borrowed, std::optional<double> grad_scale) {
   passes.clip_norm = given(max_grad_norm, &passes.max_grad_norm);
   given(max_grad_value, &passes.max_grad_value);
   passes.maximize = is_true(get(group, maximize));
-  passes.l1 = number(py::reinterpret_borrow<py::object>(get(group, l1)).ptr());
+  passes.l1 = number(get(group, l1));
   passes.average = given(ema_decay, &passes.ema_decay);
   passes.clear_grads = is_true(get(group, clear_grads));
   passes.track_stats = is_true(get(group, track_stats));

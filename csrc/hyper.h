@@ -35,6 +35,9 @@ pybind11::object params_of(PyObject* group);
 
 bool is_true(PyObject* value);
 
+// Whether dict[key] is there and true.
+bool is_set(PyObject* dict, PyObject* key);
+
 struct Hyper {
   double values[kMaxHyper] = {};
   // Of each number that is a tensor on a device and was not read: its address, the lowest bit set

@@ -66,11 +66,16 @@ Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& stat
 }
 
 void Plan::read_groups(const py::list& groups, std::optional<double> grad_scale) {
+  static PyObject* differentiable = interned("differentiable");
+  static PyObject* capturable = interned("capturable");
   groups_.clear();
   for (Py_ssize_t g = 0; g < PyList_GET_SIZE(groups.ptr()); ++g) {
     const auto group = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(groups.ptr(), g));
-    const Hyper hyper = read_hyper(rule_, group.ptr());
-    groups_.push_back({hyper, read_passes(group.ptr(), grad_scale), params_of(group.ptr())});
+    Group& now = groups_.emplace_back();
+    now.hyper = read_hyper(rule_, group.ptr());
+    now.passes = read_passes(group.ptr(), grad_scale);
+    now.flagged = is_set(group.ptr(), differentiable) || is_set(group.ptr(), capturable);
+    now.params = params_of(group.ptr());
   }
 }
 
@@ -123,7 +128,7 @@ void Plan::collect_param(Slot& slot, PyObject* grad, int variant, bool average) 
 void Plan::collect() {
   if (groups_.size() != slots_.size()) throw Changed("the param groups have changed");
   for (size_t g = 0; g < groups_.size(); ++g) {
-    const auto& [hyper, passes, params] = groups_[g];
+    const auto& [hyper, passes, params, flagged] = groups_[g];
     std::vector<Slot>& slots = slots_[g];
     if (size_t(PySequence_Fast_GET_SIZE(params.ptr())) != slots.size()) {
       throw Changed("the parameters of a group have changed");
@@ -136,6 +141,7 @@ void Plan::collect() {
         throw Changed("the parameters of a group have changed");
       }
       if (!slot.engine) continue;
+      if (flagged) throw Changed("its group has come to ask for torch's own step");
       py::object grad = py::reinterpret_steal<py::object>(grad_of(slot.param));
       if (grad.is_none()) continue;
       collect_param(slot, grad.ptr(), hyper.variant, passes.average);

@@ -48,6 +48,7 @@ class Plan {
     Hyper hyper;
     Passes passes;
     pybind11::object params;
+    bool flagged;  // it asks for torch's own step
   };
   struct Item {  // one entry of a parameter's state dict
     PyObject* key;

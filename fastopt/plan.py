@@ -13,14 +13,14 @@ from .backends.triton import Scaler
 from .backends.triton.slots import Changed
 from .composition import Composition, Outcome, Stats, passes_on, without_passes
 from .routes import (
+    ENVIRONMENT,
+    SETTING,
     Route,
-    flagged,
     flags,
     name_of,
     names,
     parameters,
     routes_of,
-    setting,
 )
 
 if TYPE_CHECKING:
@@ -131,14 +131,13 @@ class Plan:
     """How one optimizer steps, until its parameters, states or gradients ask for another way."""
 
     def __init__(self, optimizer: FusedStep) -> None:
-        self._setting, self._flags = setting(), flags(optimizer)
+        self._setting, self._flags = ENVIRONMENT.get(SETTING), flags(optimizer)
         self.routes = routes_of(optimizer)
         self.names = [*names(optimizer)]
         self.lasting = all(r.lasting for r in self.routes)
         backends = {r.backend for r in self.routes}
         self._on_cpu = backends <= {"cpu"}
         self._rest = "torch" in backends
-        self._flagged = self._rest or any(map(any, self._flags))
         devices = {param.device for _, param in parameters(optimizer)}
         # Else the norm spans backends or devices, and torch's own passes are taken.
         self._fuses = self._on_cpu or (backends == {"triton"} and len(devices) == 1)
@@ -205,8 +204,9 @@ class Plan:
 
     def step(self, optimizer: FusedStep, scaler: Scaler = NO_SCALER) -> Outcome:
         """Step once, with what GradScaler handed over."""
-        if setting() is not self._setting or (
-            flags(optimizer) != self._flags if self._flagged else flagged(optimizer)
+        # The flags of groups that the engine alone takes are looked at by the core.
+        if ENVIRONMENT.get(SETTING) is not self._setting or (
+            not self._on_cpu and flags(optimizer) != self._flags
         ):
             return -1, "what decides the way of its parameters has changed"
         grad_scale = None

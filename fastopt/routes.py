@@ -45,32 +45,16 @@ def backend_setting() -> str:
     return named
 
 
-# What os.environ's own methods encode a name for and decode a value from, which takes 450 ns.
-_ENVIRONMENT: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
-_SETTING = os.fsencode("FASTOPT_BACKEND")
-
-
-def setting() -> bytes | None:
-    """FASTOPT_BACKEND as it stands in the environment: the same object while nobody sets it."""
-    return _ENVIRONMENT.get(_SETTING)
-
-
+# What os.environ's own methods encode a name for and decode a value from, which takes 450 ns: the
+# same object while nobody sets it.
+ENVIRONMENT: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+SETTING = os.fsencode("FASTOPT_BACKEND")
 # What decides, beside FASTOPT_BACKEND, over the way of a group's parameters.
 FLAGS = ("differentiable", "capturable", "eps_in_sqrt")
 
 
 def flags(optimizer: FusedStep) -> list[list[Any]]:
     return [[group.get(name) for name in FLAGS] for group in optimizer.param_groups]
-
-
-def flagged(optimizer: FusedStep) -> bool:
-    """Whether a group has a flag that takes its parameters from the engine, as most have not:
-    quicker than to compare all flags.
-    """
-    for group in optimizer.param_groups:
-        if group.get("differentiable") or group.get("capturable"):
-            return True
-    return False
 
 
 def parameters(optimizer: FusedStep) -> Iterator[tuple[dict[str, Any], Tensor]]:

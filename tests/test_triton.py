@@ -176,6 +176,7 @@ def check_a_launch(made: torch.optim.Optimizer, scaler: triton.Scaler) -> None:
 
     routes = [plan.Route("triton", "")] * sum(len(g["params"]) for g in made.param_groups)
     new = plan.create_states(made, routes)
+    new.store(made)
     launch = Launch(
         made,
         made._rule,

@@ -139,6 +139,12 @@ class Copy:
         self.memory: dict[tuple[int, torch.dtype], Tensor] = {}
         self.made: dict[int, tuple[Tensor, Tensor]] = {}  # with the originals: ids stay theirs
 
+    def sign(self) -> int:
+        """1 or -1 by chance where numbers are shaken, else 0."""
+        if self.shaken is None:
+            return 0
+        return 2 * int(torch.randint(0, 2, (), generator=self.shaken)) - 1
+
     def __call__(self, t: Tensor, exact: bool = False) -> Tensor:
         if id(t) not in self.made:
             flat = whole(t)

@@ -117,9 +117,12 @@ class Twin:
         finite = all(bool(twin.grad.isfinite().all()) for twin in twins)
         if not finite and any(group["skip_nonfinite"] for group in self.own):
             return True
-        for group, twin in zip((g for g, _ in self.pairs), twins, strict=True):
+        for (group, p), twin in zip(self.pairs, twins, strict=True):
             if group["max_grad_norm"] is not None:
-                clip_grads_with_norm_([twin], group["max_grad_norm"], norm)
+                # Shaken too: where one number makes nearly all of the norm, shaking that moves
+                # the number as clipped by nothing.
+                off = self.copy.sign() * torch.finfo(p.dtype).eps
+                clip_grads_with_norm_([twin], group["max_grad_norm"], norm * (1 + off))
             g = real(twin.grad)
             if group["max_grad_value"] is not None:
                 g.clamp_(-group["max_grad_value"], group["max_grad_value"])
