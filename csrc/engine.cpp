@@ -48,7 +48,7 @@ void Batch::clear() {
   groups_.clear();
   scalars_.clear();
   sums_.clear();
-  needs_norm_ = skips_nonfinite_ = tracks_stats_ = false;
+  needs_norm_ = skips_nonfinite_ = tracks_stats_ = begins_ = false;
   layouts_.clear();
   footprint_ = 0;
   scalars_group_ = -1;
@@ -64,6 +64,10 @@ void Batch::set_group(int rule, int variant, const double* hyper, const Passes& 
   skips_nonfinite_ |= passes.skip_nonfinite;
   needs_norm_ |= passes.clip_norm || passes.skip_nonfinite;
   tracks_stats_ |= passes.track_stats;
+  const size_t g = groups_.size() - 1;
+  if (g == writes_grads_.size()) writes_grads_.push_back(-1);
+  written_moved_ |= writes_grads_[g] != passes.writes_grads();
+  writes_grads_[g] = passes.writes_grads();
 }
 
 int Batch::scalars_for(int group, double step, bool first) {
@@ -92,23 +96,21 @@ std::string Batch::subject(const Group& group, int stream) const {
 void Batch::remember(PyObject* tensor, const View& view, bool run, bool written) {
   const int element = kElementBytes[int(view.dtype)] * (view.complex ? 2 : 1);
   char* const begin = view.data;
-  const auto bytes = uint64_t(run ? view.numel * element : extent(view).second - begin);
-  const bool added = footprint_ == footprints_.size();
-  if (added) footprints_.emplace_back();
-  Footprint& f = footprints_[footprint_];
-  if (added || f.begin != begin || f.bytes != bytes || f.written != written) {
-    if (written || f.written) {
+  char* const end = run ? begin + view.numel * element : extent(view).second;
+  const size_t place = footprint_++;
+  if (place == footprints_.size()) footprints_.emplace_back();
+  Footprint& f = footprints_[place];
+  const auto* const metadata = reinterpret_cast<const char*>(view.shape);
+  if (f.begin != begin || f.end != end) {
+    if (written) {
       written_moved_ = true;
     } else {
-      moved_.push_back(footprint_);
+      moved_.push_back(place);
     }
+  } else if (f.object == tensor && f.metadata == metadata) {
+    return;  // as in the last step: these caches stay clean
   }
-  f.object = tensor;
-  f.metadata = reinterpret_cast<const char*>(view.shape);
-  f.begin = begin;
-  f.bytes = bytes;
-  f.written = written;
-  ++footprint_;
+  f = {tensor, metadata, begin, end};
 }
 
 void Batch::prefetch(size_t tensors) const {
@@ -134,8 +136,6 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
   int k = 0;
   const auto refuse = [&](const std::string& why) { throw Refused(subject(group, k) + " " + why); };
   bool flat = true;
-  const size_t footprint = footprint_;
-  const size_t suspects = suspects_.size();
   prefetch(streams + (step != nullptr));
   for (; k < streams; ++k) {
     PyObject* tensor = k == 0 ? param : k == 1 ? grad : states[k - 2];
@@ -190,12 +190,10 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
   entry.index = index;
   entry.first = first;
   entry.begins = begins && passes.average;
+  begins_ |= entry.begins;
   entry.step = count;
-  entry.next = step ? count.next() : 0;
-  entry.scalars = scalars_for(entry.group, entry.next, first);
+  entry.scalars = scalars_for(entry.group, step ? count.next() : 0, first);
   entry.first_sum = -1;
-  entry.footprint = footprint;
-  entry.footprint_count = int(footprint_ - footprint);
   if (passes.track_stats && p.numel != 0) {
     entry.first_sum = int64_t(sums_.size());
     sums_.resize(sums_.size() + (entry.run.count + kSumGrain - 1) / kSumGrain * kSums);
@@ -208,10 +206,12 @@ void Batch::settle(int* index) {
   if (settled_ != footprint_) written_moved_ = true;
   if (written_moved_ || !moved_.empty()) {
     find_shared_memory();
+    const Footprint* own = footprints_.data();
     for (const Entry& entry : entries_) {
       if (!shares_memory()) break;
       *index = entry.index;
-      refuse_own_overlap(entry);
+      refuse_own_overlap(entry, own);
+      own += entry.footprints();
     }
     settled_ = footprint_;
     written_moved_ = false;
@@ -229,13 +229,21 @@ void Batch::settle(int* index) {
   *index = -1;
 }
 
+// Calls visit(footprint, whether it is written) for every tensor.
+template <class Visit>
+void Batch::each_footprint(const Visit& visit) const {
+  const Footprint* at = footprints_.data();
+  for (const Entry& entry : entries_) {
+    for (int k = 0; k < entry.footprints(); ++k) visit(*at++, writes(entry, k));
+  }
+}
+
 // Whether memory that is only read is written as something else, by whichever parameter.
 bool Batch::reads_written(const Footprint& f) const {
-  if (f.written || f.bytes == 0) return false;
   const auto behind = std::lower_bound(
-      written_.begin(), written_.end(), f.end(),
+      written_.begin(), written_.end(), f.end,
       [](const std::pair<char*, char*>& extent, const char* end) { return extent.first < end; });
-  return behind != written_.begin() && (behind - 1)->second > f.begin;
+  return f.begin != f.end && behind != written_.begin() && (behind - 1)->second > f.begin;
 }
 
 // One sort of all that is written, and only where something of it has moved; gradients, which move
@@ -243,10 +251,9 @@ bool Batch::reads_written(const Footprint& f) const {
 void Batch::find_shared_memory() {
   if (written_moved_) {
     written_.clear();
-    for (size_t i = 0; i < footprint_; ++i) {
-      const Footprint& f = footprints_[i];
-      if (f.written && f.bytes) written_.emplace_back(f.begin, f.end());
-    }
+    each_footprint([&](const Footprint& f, bool written) {
+      if (written && f.begin != f.end) written_.emplace_back(f.begin, f.end);
+    });
     std::sort(written_.begin(), written_.end());
     written_shared_ = false;
     char* end = nullptr;
@@ -256,9 +263,9 @@ void Batch::find_shared_memory() {
     }
   }
   if (written_moved_ || reads_shared_) {
-    const auto all = footprints_.begin();
-    reads_shared_ = std::any_of(all, all + int64_t(footprint_),
-                                [&](const Footprint& f) { return reads_written(f); });
+    reads_shared_ = false;
+    each_footprint(
+        [&](const Footprint& f, bool written) { reads_shared_ |= !written && reads_written(f); });
   } else {
     reads_shared_ = std::any_of(moved_.begin(), moved_.end(),
                                 [&](size_t i) { return reads_written(footprints_[i]); });
@@ -266,12 +273,12 @@ void Batch::find_shared_memory() {
 }
 
 // One pass cannot give what torch's operations, one after the other, make of such tensors.
-void Batch::refuse_own_overlap(const Entry& entry) const {
-  const Footprint* const own = footprints_.data() + entry.footprint;
-  for (int b = 1; b < entry.footprint_count; ++b) {
+void Batch::refuse_own_overlap(const Entry& entry, const Footprint* own) const {
+  for (int b = 1; b < entry.footprints(); ++b) {
     for (int a = 0; a < b; ++a) {
-      const bool meet = own[a].begin < own[b].end() && own[b].begin < own[a].end();
-      if (!meet || (!own[a].written && !own[b].written)) continue;
+      const bool meet = own[a].begin < own[b].end && own[b].begin < own[a].end;
+      if (!meet || own[a].begin == own[a].end || own[b].begin == own[b].end) continue;
+      if (!writes(entry, a) && !writes(entry, b)) continue;
       if (b < entry.stream_count && interleaved(entry, a, b)) continue;
       const Group& group = groups_[entry.group];
       throw Refused(subject(group, b) + " shares memory with " +
@@ -283,13 +290,17 @@ void Batch::refuse_own_overlap(const Entry& entry) const {
 void Batch::run(int threads) {
   ends_.clear();
   int64_t total = 0;
-  for (const Entry& entry : entries_) ends_.push_back(total += entry.run.count);
+  for (const Entry& entry : entries_) {
+    ends_.push_back(total += entry.run.count);
+    if (entry.step.at && !shares_memory()) entry.step.write(entry.step.next());
+  }
   if (!shares_memory()) {
-    for (const Entry& entry : entries_) {
-      if (entry.step.at) entry.step.write(entry.next);
-    }
     update(0, total, threads);
-    return begin_averages();
+    for (const Entry& entry : entries_) {
+      if (!begins_) break;
+      if (entry.begins) copy_stream(entry, 0, entry.stream_count - 1);
+    }
+    return;
   }
   // As torch's loop does: one parameter after the other, each with the step count that the one
   // before has left. Gradients are cleared at the end: another parameter may yet read them.
@@ -302,16 +313,10 @@ void Batch::run(int threads) {
       entry.step.write(entry.step.next());
     }
     update(ends_[i] - entry.run.count, ends_[i], threads);
+    if (entry.begins) copy_stream(entry, 0, entry.stream_count - 1);
   }
   for (const Entry& entry : entries_) {
     if (clears[size_t(entry.group)]) clear_gradient(entry);
-  }
-  begin_averages();
-}
-
-void Batch::begin_averages() const {
-  for (const Entry& entry : entries_) {
-    if (entry.begins) copy_stream(entry, 0, entry.stream_count - 1);
   }
 }
 

@@ -133,11 +133,12 @@ void Plan::collect() {
     if (size_t(PySequence_Fast_GET_SIZE(params.ptr())) != slots.size()) {
       throw Changed("the parameters of a group have changed");
     }
+    PyObject* const* const items = PySequence_Fast_ITEMS(params.ptr());
     batch_.set_group(rule_, hyper.variant, hyper.values, passes);
     for (size_t i = 0; i < slots.size(); ++i) {
       ++index_;
       Slot& slot = slots[i];
-      if (PySequence_Fast_GET_ITEM(params.ptr(), Py_ssize_t(i)) != slot.param) {
+      if (items[i] != slot.param) {
         throw Changed("the parameters of a group have changed");
       }
       if (!slot.engine) continue;

@@ -1,7 +1,7 @@
 // SGD: scalars, names, then the update with and without a momentum buffer.
 //
 // Every rounding is that of torch's for-loop (`foreach=False`), whose results it reproduces bit for
-// bit in float32 and float64.
+// bit in float32 and float64 where torch's kernels have fused multiply-adds (docs/numerics.md).
 #pragma once
 
 #include "rule.h"

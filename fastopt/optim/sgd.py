@@ -42,7 +42,8 @@ class SGD(FusedStep, torch.optim.SGD):
 
     Source: I. Sutskever et al., "On the importance of initialization and momentum in deep learning"
     (2013), in the form of https://docs.pytorch.org/docs/stable/generated/torch.optim.SGD.html.
-    In float32 and float64 the results are those of torch's for-loop, bit for bit.
+    In float32 and float64 the results are those of torch's for-loop, bit for bit, where torch's
+    kernels have fused multiply-adds (docs/numerics.md).
     """
 
     _rule = "sgd"
