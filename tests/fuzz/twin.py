@@ -7,14 +7,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from memory import Copy, apart, parameters, plain
+from memory import CLIPS, SHAKES, Copy, apart, parameters, plain
 from reference import number
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from fastopt.arguments import PASSES
 
-SHAKES = 3
 UNITS = (
     16  # of eps: a fused update rounds fewer times, torch's loop in 16 bits after every operation
 )
@@ -54,9 +53,10 @@ class Twin:
             twin, state = copy(p), optimizer.state.get(p, {})
             twin.requires_grad_(p.requires_grad)
             if p.grad is not None:
-                twin.grad = copy(p.grad)
+                twin.grad = copy(p.grad, role=1)
             self.torch.state[twin] = {
-                k: copy(v, exact=k == "step") if plain(v) else v for k, v in state.items()
+                k: copy(v, exact=k == "step", role=2 + i) if plain(v) else v
+                for i, (k, v) in enumerate(state.items())
             }
         for group, p in self.pairs:
             state = self.torch.state[copy(p)]
@@ -121,7 +121,7 @@ class Twin:
             if group["max_grad_norm"] is not None:
                 # Shaken too: where one number makes nearly all of the norm, shaking that moves
                 # the number as clipped by nothing.
-                off = self.copy.sign() * torch.finfo(p.dtype).eps
+                off = self.copy.sign(CLIPS) * torch.finfo(p.dtype).eps
                 clip_grads_with_norm_([twin], group["max_grad_norm"], norm * (1 + off))
             g = real(twin.grad)
             if group["max_grad_value"] is not None:
@@ -152,11 +152,8 @@ class Loop:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, fill: bool) -> None:
-        generator = torch.Generator().manual_seed(0)
         self.exact = Twin(optimizer, Copy(wide=True), fill=fill)
-        self.shaken = [
-            Twin(optimizer, Copy(wide=True, shaken=generator), fill=fill) for _ in range(SHAKES)
-        ]
+        self.shaken = [Twin(optimizer, Copy(wide=True, shaken=k), fill=fill) for k in range(SHAKES)]
         self.knows = self.exact.knows
         self.before = {
             p: [real(x).to(torch.float64, copy=True).abs() for x in self.exact.results(p).values()]
