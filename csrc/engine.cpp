@@ -208,11 +208,7 @@ void Batch::run(int threads) {
   }
   if (!shares_memory()) {
     update(0, total, threads);
-    for (const Entry& entry : entries_) {
-      if (!begins_) break;
-      if (entry.begins) copy_stream(entry, 0, entry.stream_count - 1);
-    }
-    return;
+    return begin_averages();
   }
   // As torch's loop does: one parameter after the other, each with the step count that the one
   // before has left. Gradients are cleared at the end: another parameter may yet read them.
@@ -225,10 +221,17 @@ void Batch::run(int threads) {
       entry.step.write(entry.step.next());
     }
     update(ends_[i] - entry.run.count, ends_[i], threads);
-    if (entry.begins) copy_stream(entry, 0, entry.stream_count - 1);
   }
+  begin_averages();
   for (const Entry& entry : entries_) {
     if (clears[size_t(entry.group)]) clear_gradient(entry);
+  }
+}
+
+void Batch::begin_averages() const {
+  if (!begins_) return;
+  for (const Entry& entry : entries_) {
+    if (entry.begins) copy_stream(entry, 0, entry.stream_count - 1);
   }
 }
 

@@ -137,6 +137,7 @@ class Batch {
   void update(int64_t from, int64_t to, int threads);
   void share(int64_t from, int64_t to);
   void clear_gradient(const Entry& entry) const;
+  void begin_averages() const;
   void copy_stream(const Entry& entry, int from, int to) const;
   template <class Visit>
   void walk(const Entry& entry, int64_t from, int64_t to, const Visit& visit) const;

@@ -226,3 +226,15 @@ def test_columns_of_one_matrix_are_apart(optimizer: Optimizer) -> None:
         other.step()
     assert_same_bits(p, q)
     assert_same_bits(matrix[:, 4:], grad)
+
+
+@pytest.mark.engine_only("Triton's averages begin on the host, when its launches are done")
+def test_an_average_begins_before_gradients_are_cleared(optimizer: Optimizer) -> None:
+    """Clearing a gradient that is another parameter's memory is the last thing a step does."""
+    params = apart()
+    params[2].grad = params[0].detach()
+    hyper = list(optimizer.variants.values())[-1]
+    ours = optimizer.ours(params, **hyper, ema_decay=0.9, clear_grads=True)
+    ours.step()
+    assert not params[0].any()
+    assert ours.state[params[0]]["ema"].any()
