@@ -26,7 +26,8 @@ class Trial:
 
     - done, with the references' bits where the engine took it, with torch's own where torch did,
       and near torch's for-loop in double wherever that means the same;
-    - refused, as torch refuses it, or as is documented, and nothing has changed.
+    - refused, as torch refuses it, or as is documented, and nothing has changed, unless it was
+      torch's own step that refused.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -70,6 +71,8 @@ class Trial:
             self.judge()
 
     def judge_refusal(self, error: Exception, expected: bool = False) -> None:
+        if "torch" in self.paths and "No parameter was changed" not in str(error):
+            return  # torch's own step, which refuses in the middle of it, as is documented
         check_unchanged(self.snapshot, self.optimizer, error)
         known = expected or self.tangled or any(text in str(error) for text in DOCUMENTED)
         if not known and not self.refused_by_torch():
