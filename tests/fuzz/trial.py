@@ -14,7 +14,7 @@ from twin import Loop, Twin
 import fastopt
 
 # What fastopt documents that it refuses, and torch does not know.
-DOCUMENTED = ("does not combine", "eps_in_sqrt=True needs", "its gradient is expanded")
+DOCUMENTED = ("does not combine", "eps_in_sqrt=True needs", "is expanded")
 
 
 class Wrong(AssertionError):
