@@ -90,8 +90,10 @@ class Trial:
             self.own.step()
             self.expect(own_differences(self.own, self.optimizer), "torch's own step")
         if self.loop.knows:
-            # On torch's path, 16 bits are rounded, and lost, after every operation.
-            found = self.loop.differences(self.optimizer, halves="torch" not in self.paths)
+            # On torch's path, 16 bits are rounded, and lost, after every operation; where memory
+            # is shared, between two turns.
+            halves = "torch" not in self.paths and self.apart
+            found = self.loop.differences(self.optimizer, halves)
             self.expect(found, "torch's for-loop in double")
 
     def judge_bits(self) -> None:
