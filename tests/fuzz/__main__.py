@@ -1,7 +1,9 @@
 """`make fuzz`: rounds of hypothesis, each with a seed of its own, until the time is out.
 
-    FUZZ_SECONDS  how long                                   (default: 600)
-    FUZZ_SEED     this round only, as it was when it failed  (default: rounds from a random seed)
+    FUZZ_SECONDS  how long                         (default: 600)
+    FUZZ_SEED     the first round's seed           (default: a random one)
+
+FUZZ_SEED alone runs that round only, as it was when it failed, and makes it small.
 
 The rounds run in a child process, so that one which dies is reported with its seed as well. The
 machine is in machine.py; trial.py says what is right.
@@ -54,9 +56,9 @@ def rounds(seed: int, until: float) -> None:
 
 
 def main() -> int:
-    given = os.environ.get("FUZZ_SEED")
-    seed = int(given) if given else random.SystemRandom().randrange(10**6) * 1000
-    until = 0.0 if given else time.time() + float(os.environ.get("FUZZ_SECONDS", "600"))
+    first, seconds = os.environ.get("FUZZ_SEED"), os.environ.get("FUZZ_SECONDS")
+    seed = int(first) if first else random.SystemRandom().randrange(10**6) * 1000
+    until = 0.0 if first and not seconds else time.time() + float(seconds or 600)
     command = [sys.executable, str(HERE), str(seed), str(until)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None

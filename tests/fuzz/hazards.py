@@ -315,6 +315,8 @@ class Hazards(RuleBasedStateMachine):
         params = parameters(optimizer)
         for p in params:
             p.grad = torch.ones(5)
+        if Trial(optimizer).paths != {"cpu"}:
+            return  # torch's own step finds what it finds
 
         def meddle() -> None:
             while not done.is_set():
