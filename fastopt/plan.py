@@ -256,6 +256,8 @@ class Plan:
                 launch.check(optimizer, scaler)
             except Changed as changed:
                 return changed.index, str(changed)
+            except _core.Refused as refused:  # of a group's numbers
+                return -1, str(refused)
 
         def before() -> None:
             if self._rest:
