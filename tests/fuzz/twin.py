@@ -74,8 +74,10 @@ class Twin:
 
     @property
     def bare(self) -> bool:
-        """Whether torch's step alone is the whole step."""
-        return not any(self.differs(group) for group, _ in self.pairs)
+        """Whether torch's step alone is the whole step. A group without gradients counts: its
+        skip_nonfinite holds for all.
+        """
+        return not any(map(self.differs, self.own))
 
     def differs(self, group: dict[str, Any]) -> bool:
         own = any(group[name] != argument.default for name, argument in PASSES.items())
