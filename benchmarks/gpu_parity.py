@@ -148,7 +148,7 @@ def groups(device: torch.device) -> int:
 def scaler(cls: str, options: dict[str, Any], device: torch.device) -> int:
     """Scaled steps through GradScaler; the first and the third overflow and are skipped."""
     twins = Twins([normal(n, torch.float32, n) for n in (5, 2049)], device)
-    a, b = make(twins, cls, options)
+    a, b = make(twins, cls, options, fused=True)  # else the scaler unscales by itself
     ours = torch.amp.GradScaler(device.type, init_scale=8.0, growth_interval=10**6)
     for k, overflows in enumerate((True, False, True, False, False)):
         ours.scale(torch.ones((), device=device))  # makes its tensors

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -125,7 +124,8 @@ def test_a_core_that_does_not_load(core: str, tmp_path: Path) -> None:
     if core == "foreign":
         (package / Path(_core.__file__).name).write_text("not for this processor")
     # -S: an editable install hooks the import of fastopt, wherever the path leads.
-    path = os.pathsep.join([str(tmp_path), sysconfig.get_path("purelib")])
+    found_by = [str(tmp_path), *(part for part in sys.path if part.endswith("site-packages"))]
+    path = os.pathsep.join(found_by)
     found = python("-S", "-c", "import fastopt", cwd=tmp_path, PYTHONPATH=path)
     assert found.returncode != 0
     last = found.stderr.strip().splitlines()[-1]

@@ -29,8 +29,6 @@ without=(
   --ignore-glob='tests/test_benchmarks*' --ignore=tests/test_demo.py --ignore=tests/test_readme.py
   # Triton's interpreter is Python; the core's part in it, collect.cpp, is in test_triton_scaler.py.
   --ignore=tests/test_triton_interpreted.py --ignore=tests/test_triton_passes.py
-  # What an import says where there is no core to look at; it starts Python without site-packages.
-  --deselect=tests/test_import.py::test_a_core_that_does_not_load
   # It preloads a runtime of its own and counts those that are loaded: libomp is one more.
   --ignore=tests/test_openmp.py
 )
