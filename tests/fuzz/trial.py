@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from memory import Copy, Snapshot, apart, bits, parameters, plain, tangled
 from reference import Reference
+from torch import Tensor
 from twin import Loop, Twin
 
 import fastopt
+from fastopt.routes import routes_of
 
 # What fastopt documents that it refuses, and torch does not know.
 DOCUMENTED = ("does not combine", "eps_in_sqrt=True needs", "is expanded")
@@ -36,7 +38,7 @@ class Trial:
         self.tangled, self.apart = tangled(optimizer), apart(optimizer)
         self.snapshot = Snapshot(optimizer)
         self.reference = Reference(optimizer)
-        self.loop = Loop(optimizer, fill="torch" not in self.paths)
+        self.loop = Loop(optimizer, fill=self.filled())
         self.own = Twin(optimizer, Copy(), loop=False)
         self.skipped_steps = optimizer.skipped_steps
 
@@ -46,6 +48,13 @@ class Trial:
         except RuntimeError:
             return {"refused"}
         return {bucket.path for bucket in buckets}
+
+    def filled(self) -> list[Tensor]:
+        """The parameters that do not take torch's own step."""
+        if "refused" in self.paths:
+            return []
+        routed = zip(parameters(self.optimizer), routes_of(self.optimizer), strict=True)
+        return [p for p, route in routed if route.backend != "torch"]
 
     @property
     def by_engine(self) -> bool:

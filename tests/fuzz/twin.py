@@ -4,6 +4,7 @@ functions around it; then how far apart two results may be.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,11 +38,15 @@ def states_read(kind: str, group: dict[str, Any]) -> list[str]:
 class Twin:
     """torch's optimizer over copies of ours' tensors; in its for-loop, or as its options say.
 
-    `fill`: states that are missing begin as zeros, as the engine has it; torch raises KeyError.
+    `fill`: parameters whose missing states begin as zeros, as the engine has it; torch raises.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, copy: Copy, loop: bool = True, fill: bool = False
+        self,
+        optimizer: torch.optim.Optimizer,
+        copy: Copy,
+        loop: bool = True,
+        fill: Sequence[Tensor] = (),
     ) -> None:
         kind = type(optimizer).__name__
         self.copy, self.apart, self.skipped = copy, apart(optimizer), False
@@ -59,11 +64,13 @@ class Twin:
                 for i, (k, v) in enumerate(state.items())
             }
         for group, p in self.pairs:
+            if not any(p is filled for filled in fill):
+                continue
             state = self.torch.state[copy(p)]
-            for name in states_read(kind, group) if fill else ():
+            for name in states_read(kind, group):
                 if state.get(name) is None:
                     state[name] = torch.zeros_like(copy(p), requires_grad=False)
-            if kind != "SGD" and fill:
+            if kind != "SGD":
                 state.setdefault("step", torch.zeros(()))
 
     def group(self, group: dict[str, Any], loop: bool) -> dict[str, Any]:
@@ -153,7 +160,7 @@ class Loop:
     That is its condition: a difference of nearly equal numbers may be off by as much.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, fill: bool) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, fill: Sequence[Tensor]) -> None:
         self.exact = Twin(optimizer, Copy(wide=True), fill=fill)
         self.shaken = [Twin(optimizer, Copy(wide=True, shaken=k), fill=fill) for k in range(SHAKES)]
         self.knows = self.exact.knows
