@@ -257,6 +257,16 @@ def test_torchs_path_skips(optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
     assert not any(ours.state.values())
 
 
+@pytest.mark.engine_only("torch's path")
+def test_no_decay_leaves_infinite_complex_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A factor of 1 would not: torch multiplies inf + 1j by 1 + 0j, which is inf + nanj."""
+    monkeypatch.setenv("FASTOPT_BACKEND", "torch")
+    p = torch.nn.Parameter(torch.tensor([complex(torch.inf, 1)]))
+    p.grad = torch.zeros_like(p)
+    fastopt.SGD([p], decoupled_weight_decay=True).step()
+    assert torch.equal(torch.view_as_real(p.detach()), torch.tensor([[torch.inf, 1.0]]))
+
+
 def test_decoupled_decay_on_torchs_path(
     optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

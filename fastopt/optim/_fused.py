@@ -234,7 +234,8 @@ class FusedStep(Averages):
     def _decay(self) -> None:
         """Decoupled weight decay before a step of torch's that does not know it."""
         for group in self.param_groups:
-            if group["decoupled_weight_decay"]:
+            # By 1, torch makes NaN of the infinities of complex numbers.
+            if group["decoupled_weight_decay"] and group["weight_decay"]:
                 for p in group["params"]:
                     if p.grad is not None:
                         p.mul_(1 - group["lr"] * group["weight_decay"])
