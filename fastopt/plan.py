@@ -166,7 +166,7 @@ class Plan:
             raise
         if outcome == "skipped":
             new.take_back(optimizer)
-        elif self._launch is not None:
+        elif self._launch is not None or self._composes:
             new.begin_averages()
         return outcome
 

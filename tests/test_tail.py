@@ -257,6 +257,16 @@ def test_torchs_path_skips(optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
     assert not any(ours.state.values())
 
 
+def test_an_average_begins_as_the_first_updated_weight_on_mixed_paths() -> None:
+    p, q = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    groups = [{"params": [p], "ema_decay": 1.0}, {"params": [q], "differentiable": True}]
+    ours = fastopt.SGD(groups, lr=0.5)
+    p.grad = torch.ones(3)
+    for _ in range(2):
+        ours.step()
+    assert torch.equal(ours.state[p]["ema"], torch.full((3,), 0.5))
+
+
 @pytest.mark.engine_only("torch's path")
 def test_no_decay_leaves_infinite_complex_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A factor of 1 would not: torch multiplies inf + 1j by 1 + 0j, which is inf + nanj."""
