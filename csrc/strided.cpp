@@ -136,6 +136,7 @@ bool Batch::interleaved(const Entry& entry, int a, int b) const {
 }
 
 void Batch::clear_gradient(const Entry& entry) const {
+  if (entry.run.count == 0) return;  // the address of nothing may be null
   const int bytes = kElementBytes[int(entry.dtype)];
   if (entry.layout < 0) {
     std::memset(entry.run.streams[1], 0, size_t(entry.run.count * bytes));
@@ -149,6 +150,7 @@ void Batch::clear_gradient(const Entry& entry) const {
 }
 
 void Batch::copy_stream(const Entry& entry, int from, int to) const {
+  if (entry.run.count == 0) return;
   const int bytes = kElementBytes[int(entry.dtype)];
   if (entry.layout < 0) {
     std::memcpy(entry.run.streams[to], entry.run.streams[from], size_t(entry.run.count * bytes));
