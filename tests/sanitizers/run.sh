@@ -29,6 +29,8 @@ without=(
   --ignore-glob='tests/test_benchmarks*' --ignore=tests/test_demo.py --ignore=tests/test_readme.py
   # Triton's interpreter is Python; the core's part in it, collect.cpp, is in test_triton_scaler.py.
   --ignore=tests/test_triton_interpreted.py --ignore=tests/test_triton_passes.py
+  # Resident memory grows by design: freed memory waits in a quarantine, shadow memory is touched.
+  --deselect=tests/test_lifetime.py::test_resident_memory_stays
   # It preloads a runtime of its own and counts those that are loaded: libomp is one more.
   --ignore=tests/test_openmp.py
 )
@@ -38,8 +40,6 @@ case $kind in
     # libstdc++ too: the runtime looks for __cxa_throw when it starts, before torch brings it.
     preload=$(runtime libclang_rt.asan-x86_64.so libclang_rt.asan-aarch64.so libclang_rt.asan.so)
     preload="$preload $("$clang" -print-file-name=libstdc++.so.6)"
-    # Freed memory waits in a quarantine, so resident memory grows by design.
-    without+=(--deselect=tests/test_lifetime.py::test_resident_memory_stays)
     ;;
   thread)
     flags="-fsanitize=thread"
