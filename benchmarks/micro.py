@@ -101,7 +101,7 @@ def rule(elements: int, algorithm: str, dtype: str, passes: int) -> Bench:
     assert param.grad is not None
     name, group, state = optimizer._rule, optimizer.param_groups[0], optimizer.state[param]
     lists = ([param] * passes, [param.grad] * passes)
-    states = [[state[key]] * passes for key in _core.state_names(name, group)]
+    states = [[state[key]] * passes for key, _ in _core.states(name, group)]
     counts = [state["step"]] * passes if _core.counts_steps(name) else []
     update = partial(_core.update, name, *lists, states, counts, b"", group, False, None, threads=1)
     stream = contestants.floor(problem, threads=1)

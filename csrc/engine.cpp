@@ -84,9 +84,9 @@ int Batch::scalars_for(int group, double step, bool first) {
 // What messages call the stream-th tensor of a parameter.
 std::string Batch::subject(const Group& group, int stream) const {
   if (stream < 2) return stream == 0 ? "it" : "its gradient";
-  const char* const* names = kernels_->rules[group.rule].states[group.variant];
-  const int average = 2 + length(names);
-  const char* name = stream < average                            ? names[stream - 2]
+  const Rule::State* states = kernels_->rules[group.rule].states[group.variant];
+  const int average = 2 + length(states);
+  const char* name = stream < average                            ? states[stream - 2].name
                      : stream == average && group.passes.average ? kAverageName
                                                                  : "step";
   return std::string("its state '") + name + "'";

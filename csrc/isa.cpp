@@ -3,9 +3,7 @@
 #include "simd/squares.h"
 #include "simd/vec.h"
 //
-#include "rules/adam.h"
-#include "rules/rmsprop.h"
-#include "rules/sgd.h"
+#include "rules.inc"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
@@ -133,26 +131,20 @@ void fill(Kernel* row) {
   row[int(Dtype::float16)] = kernel<float16, Variant, kMore>;
 }
 
-// Whether a variant's structs are what the rule's table says of them, and fit what is handed over.
-template <class Variant>
-constexpr bool agrees(const Rule& rule, int variant) {
-  return sizeof(typename Variant::Hyper) == hyper_numbers(rule) * sizeof(double) &&
-         sizeof(typename Variant::Scalars) == length(rule.scalar_names) * sizeof(double) &&
-         Variant::kStates == length(rule.states[variant]);
-}
-
-// One row a variant, in the order of the rule's table of states; one column an element type.
-template <const Rule& kRule, class... Variants>
-void enrol(Kernels& table, int index) {
+// One row a variant, in the order of the rule's table of states; one column an element type. The
+// structs must be what the table says of them, and fit what is handed over.
+template <const Rule& kRule, class Hyper, class Scalars, class... Variants>
+void enrol(Kernels& table, List<Variants...>) {
   static_assert(sizeof...(Variants) == kRule.variants && kRule.variants <= kMaxVariants);
   static_assert(hyper_numbers(kRule) <= kMaxHyper, "raise kMaxHyper in rules/rule.h");
   static_assert(length(kRule.scalar_names) <= kMaxScalars, "raise kMaxScalars in rules/rule.h");
-  static_assert(
-      [] {
-        int variant = 0;
-        return (agrees<Variants>(kRule, variant++) && ...);
-      }(),
-      "a struct and the rule's table disagree");
+  static_assert(sizeof(Hyper) == hyper_numbers(kRule) * sizeof(double));
+  static_assert(sizeof(Scalars) == length(kRule.scalar_names) * sizeof(double));
+  static_assert([] {
+    int variant = 0;
+    return ((Variants::kStates == length(kRule.states[variant++])) && ...);
+  }());
+  const int index = table.rule_count++;
   table.rules[index] = kRule;
   int variant = 0;
   (
@@ -201,11 +193,10 @@ void narrow_all(const float* in, uint16_t* out, int64_t count) {
 Kernels kernels() {
   Kernels table{};
   table.isa = FASTOPT_ISA_NAME;
-  // The registry: one line a rule.
-  enrol<kSgd, Sgd<false>, Sgd<true>>(table, 0);
-  enrol<kAdam, Adam<false>, Adam<true>>(table, 1);
-  enrol<kRmsprop, Rmsprop<false, false>, Rmsprop<true, false>, Rmsprop<false, true>,
-        Rmsprop<true, true>>(table, 2);
+#define FASTOPT_COUNT(rule) +1
+  static_assert(FASTOPT_RULES(FASTOPT_COUNT) <= kMaxRules, "raise kMaxRules in kernels.h");
+#define FASTOPT_ENROL(rule) enrol<rule::kRule, rule::Hyper, rule::Scalars>(table, rule::All{});
+  FASTOPT_RULES(FASTOPT_ENROL)
   table.square_sums[int(Dtype::float32)] = square_sums<float>;
   table.square_sums[int(Dtype::float64)] = square_sums<double>;
   table.square_sums[int(Dtype::bfloat16)] = square_sums<bfloat16>;

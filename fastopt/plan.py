@@ -11,7 +11,7 @@ from torch import Tensor
 from . import _core
 from .backends.triton import Scaler
 from .backends.triton.slots import Changed
-from .composition import Composition, Outcome, Stats, passes_on, without_passes
+from .composition import Composition, Outcome, Stats, passes_on, real, without_passes
 from .routes import (
     ENVIRONMENT,
     SETTING,
@@ -101,12 +101,14 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
         if _core.counts_steps(rule) and "step" not in state:
             wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             created["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32)
-        for name in _core.state_names(rule, group):
+        for name, start in _core.states(rule, group):
             found = state.get(name)
             if found is None:
-                fresh[index] |= rule == "sgd"
-                like = param.grad if rule == "sgd" else param
+                fresh[index] |= start is None
+                like = param.grad if start is None else param
                 created[name] = torch.zeros_like(like, requires_grad=False)
+                if start:
+                    real(created[name]).fill_(start)
             elif isinstance(found, Tensor) and found.layout != torch.strided:
                 # As torch's own step leaves a momentum buffer after a sparse gradient.
                 reason = f"its state {name!r} has layout {found.layout}, but its gradient is dense"

@@ -149,7 +149,7 @@ def route_of_grad(
     if type(grad) not in PLAIN_TYPES:
         reason = f"the gradient is a {type(grad).__name__}, not a plain tensor"
         return Route("torch", reason, lasting=False)
-    if optimizer._rule != "sgd":
+    if not _core.takes_sparse(optimizer._rule):
         raise RuntimeError(
             f"{type(optimizer).__name__} does not support sparse gradients: parameter "
             f"{name_of(optimizer, index)} has a gradient of layout {grad.layout}, allowed is "

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastopt import _core
+
 # The backend that parameters on the CPU take: conftest.py says when it is Triton's interpreter.
 ON_TRITON = os.environ.get("FASTOPT_BACKEND") == "triton"
 BACKEND = "triton" if ON_TRITON else "cpu"
@@ -57,6 +59,20 @@ class Optimizer:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def strongest(self) -> dict[str, Any]:
+        """The hyperparameters of the variant with the most of them."""
+        return list(self.variants.values())[-1]
+
+    def has(self, argument: str) -> bool:
+        """Whether our class takes it."""
+        return argument in self.ours([torch.ones(1)]).defaults
+
+    def starts(self, **hyper: Any) -> dict[str, float | None]:
+        """What states are before their first step; None: nothing."""
+        made = self.ours([torch.ones(1)], **hyper)
+        return dict(_core.states(made._rule, made.param_groups[0]))
 
 
 @dataclass(frozen=True)

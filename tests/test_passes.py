@@ -67,7 +67,7 @@ def crossed(some: Sequence[Any], others: Sequence[Any]) -> list[tuple[Any, Any]]
 
 
 def strongest(optimizer: Optimizer) -> dict[str, Any]:
-    return {"lr": 0.05} | list(optimizer.variants.values())[-1]
+    return {"lr": 0.05} | optimizer.strongest
 
 
 class Reference:

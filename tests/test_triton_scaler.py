@@ -132,7 +132,7 @@ def test_scalars_on_the_device(rule: str) -> None:
 
 
 def flat(rule: str, group: dict[str, Any]) -> list[float]:
-    found = [group[key] for key in _core.hyper_names(rule)]
+    found = [group[key] for key in _core.hyper(rule)]
     return [float(x) for v in found for x in (v if isinstance(v, tuple) else (v,))]
 
 

@@ -137,10 +137,10 @@ uint64_t update(Random& random, Kernel kernel, int states, int dtype, bool more,
 void updates() {
   std::vector<int64_t> lengths = {1000};
   for (int64_t n = 0; n <= 3 * kWidest + 1; ++n) lengths.push_back(n);
-  for (int rule = 0; rule < kRules; ++rule) {
+  for (int rule = 0; rule < table.rule_count; ++rule) {
     for (int variant = 0; variant < table.rules[rule].variants; ++variant) {
       int states = 0;
-      while (table.rules[rule].states[variant][states]) ++states;
+      while (table.rules[rule].states[variant][states].name) ++states;
       for (int dtype = 0; dtype < kDtypes; ++dtype) {
         for (int more = 0; more < 2; ++more) {
           const Kernel kernel = table.update[more][rule][variant][dtype];

@@ -76,7 +76,7 @@ class Launch:
         self._left_out: Tensor | None = None  # not 0 where the last step was
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # steps of the host: each, on the device
-        self._names = [tuple(_core.state_names(rule, group)) for group in groups]
+        self._names = [tuple(name for name, _ in _core.states(rule, group)) for group in groups]
         self._switches = [switches(group) for group in groups]
         idle = bytearray(len(first))  # those without a gradient so far
         devices: list[torch.device] = []
