@@ -117,6 +117,14 @@ def rmsprop(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def adagrad(p, g, states, scalars, VARIANT: tl.constexpr):
+    lr, weight_decay, eps = scalars
+    g = decayed(g, p, weight_decay)
+    square_sum = tl.fma(g, g, states[0])
+    return p - divide(lr * g, root(square_sum) + eps), (square_sum,)
+
+
+@triton.jit
 def power(base, count):
     # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
     # stays under 1e-13, which float32 scalars round away but for about one in a million.
@@ -164,6 +172,12 @@ def rmsprop_scalars(hyper, step, first):
     return decay, lr, alpha, 1 - alpha, eps, inside, weight_decay, momentum
 
 
+@triton.jit
+def adagrad_scalars(hyper, step, first):
+    lr, lr_decay, weight_decay, _initial, eps = hyper
+    return lr / (1 + (step - 1) * lr_decay), weight_decay, eps
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -172,6 +186,7 @@ class Rule(NamedTuple):
 
 
 RULES = {
+    "adagrad": Rule(adagrad, adagrad_scalars),
     "sgd": Rule(sgd, sgd_scalars),
     "adam": Rule(adam, adam_scalars),
     "rmsprop": Rule(rmsprop, rmsprop_scalars),
