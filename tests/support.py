@@ -49,12 +49,14 @@ class Optimizer:
     ours: type[torch.optim.Optimizer]
     theirs: type[torch.optim.Optimizer]
     reference: Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]
-    ours_functional: Callable[..., None]
-    theirs_functional: Callable[..., None]
-    functional_states: Sequence[str]  # the lists of torch's functional form, in its order
     variants: dict[str, dict[str, Any]]
     extensions: dict[str, dict[str, Any]]  # variants that torch's class does not have
     changes: Sequence[dict[str, Any]] = field(default=({},))  # of the group, before each step
+    continuous: bool = True  # else a rounding may move a parameter by twice the learning rate
+    # None where torch has none.
+    ours_functional: Callable[..., None] | None = None
+    theirs_functional: Callable[..., None] | None = None
+    functional_states: Sequence[str] = ()  # the lists of torch's functional form, in its order
     fused: bool = False  # torch's fused step has the reference's bits: see test_fused
 
     def __str__(self) -> str:

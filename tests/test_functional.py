@@ -15,6 +15,7 @@ from support import (
     Case,
     Optimizer,
     assert_same_bits,
+    discover,
     parameter,
     values,
 )
@@ -23,6 +24,7 @@ from torch import Tensor
 import fastopt
 from fastopt import _core, functional
 
+UNDER_TEST = [optimizer for optimizer in discover() if optimizer.ours_functional]
 SHAPES = [(5, 3), (17,), (), (0, 2), (2, 64)]
 
 
