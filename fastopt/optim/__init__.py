@@ -3,9 +3,10 @@
 from ._fused import FusedStep
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .lion import Lion
 from .rmsprop import RMSprop
 from .sgd import SGD
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "RMSprop"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop"]
 
 CLASSES: list[type[FusedStep]] = [globals()[name] for name in __all__]

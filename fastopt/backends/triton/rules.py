@@ -125,6 +125,14 @@ def adagrad(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def lion(p, g, states, scalars, VARIANT: tl.constexpr):
+    decay, lr, beta1, update_weight, beta2, grad_weight = scalars
+    update = tl.fma(update_weight, g, beta1 * states[0])
+    p = p * decay - tl.where(update > 0, lr, tl.where(update < 0, -lr, 0.0))
+    return p, (tl.fma(grad_weight, g, beta2 * states[0]),)
+
+
+@triton.jit
 def power(base, count):
     # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
     # stays under 1e-13, which float32 scalars round away but for about one in a million.
@@ -178,6 +186,12 @@ def adagrad_scalars(hyper, step, first):
     return lr / (1 + (step - 1) * lr_decay), weight_decay, eps
 
 
+@triton.jit
+def lion_scalars(hyper, step, first):
+    lr, beta1, beta2, weight_decay = hyper
+    return 1 - lr * weight_decay, lr, beta1, 1 - beta1, beta2, 1 - beta2
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -189,5 +203,6 @@ RULES = {
     "adagrad": Rule(adagrad, adagrad_scalars),
     "sgd": Rule(sgd, sgd_scalars),
     "adam": Rule(adam, adam_scalars),
+    "lion": Rule(lion, lion_scalars),
     "rmsprop": Rule(rmsprop, rmsprop_scalars),
 }
