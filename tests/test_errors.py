@@ -65,14 +65,6 @@ GRADIENTS: dict[str, tuple[Callable[[torch.optim.Optimizer], Any], str]] = {
         lambda o: misfit(second(o), torch.ones(0)),
         r"its gradient has shape \(0,\), the parameter \(5, 3\)",
     ),
-    "dtype": (
-        lambda o: misfit(second(o), torch.ones(5, 3, dtype=torch.float64)),
-        "its gradient has dtype float64, the parameter float32",
-    ),
-    "half the dtype": (
-        lambda o: misfit(second(o), torch.ones(5, 3, dtype=torch.bfloat16)),
-        "its gradient has dtype bfloat16, the parameter float32",
-    ),
     "complex": (
         lambda o: misfit(second(o), torch.ones(5, 3, dtype=torch.complex64)),
         "its gradient has dtype complex64, the parameter float32",
@@ -82,10 +74,6 @@ STATES: dict[str, tuple[Callable[[torch.optim.Optimizer], Any], str]] = {
     "shape": (
         lambda o: set_state(o, lambda t: torch.ones(2)),
         r"its state '\w+' has shape \(2,\), the parameter \(5, 3\)",
-    ),
-    "dtype": (
-        lambda o: set_state(o, torch.Tensor.double),
-        r"its state '\w+' has dtype float64, the parameter float32",
     ),
     "integers": (
         lambda o: set_state(o, torch.Tensor.int),
@@ -121,6 +109,26 @@ STATES: dict[str, tuple[Callable[[torch.optim.Optimizer], Any], str]] = {
     ),
     "a number as step": (lambda o: set_step(o, 3), "its state 'step' is a int"),
 }
+
+
+# The engine takes them: test_mixed.py. Triton's kernels take one dtype.
+if ON_TRITON:
+    GRADIENTS |= {
+        "dtype": (
+            lambda o: misfit(second(o), torch.ones(5, 3, dtype=torch.float64)),
+            "its gradient has dtype float64, the parameter float32",
+        ),
+        "half the dtype": (
+            lambda o: misfit(second(o), torch.ones(5, 3, dtype=torch.bfloat16)),
+            "its gradient has dtype bfloat16, the parameter float32",
+        ),
+    }
+    STATES |= {
+        "dtype": (
+            lambda o: set_state(o, torch.Tensor.double),
+            r"its state '\w+' has dtype float64, the parameter float32",
+        ),
+    }
 
 
 def check(

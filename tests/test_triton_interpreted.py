@@ -193,7 +193,9 @@ def test_a_gradient_on_another_device() -> None:
     """Torch lets a gradient be on another GPU than its parameter, but not on meta: asked alone."""
     p = parameter((4,), torch.float32, 0)
     slot = slots.Slot(3, 0, p, {}, [], (), None, False)
-    with pytest.raises(stepping.Changed, match="its gradient is on meta, the parameter on cpu; move"):
+    with pytest.raises(
+        stepping.Changed, match="its gradient is on meta, the parameter on cpu; move"
+    ):
         slots.prepare(slot, torch.zeros(4, device="meta"), writes_grad=False)
 
 
