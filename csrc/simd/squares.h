@@ -45,12 +45,16 @@ inline double halve(double* sum, int64_t size) {
   return sum[0];
 }
 
-// The squares of the vector at `i`, of which `count` numbers exist.
+// The squares of the vector at `i` in the order of memory, of which `count` numbers exist.
 template <class E>
 inline void load_squares(const E* numbers, int64_t i, int64_t count, F64* squares) {
+  using S = Ordered<E>;
+  const auto load = [&](const auto& lanes) {
+    return S::widen(lanes.template load<S>(numbers + i), 0);
+  };
   const int64_t left = count - i;
-  const Compute<E> x = left >= kLanes<E> ? Full::load(numbers + i)
-                       : left > 0        ? Partial{left}.load(numbers + i)
+  const Compute<E> x = left >= kLanes<E> ? load(Full{})
+                       : left > 0        ? load(Partial{left})
                                          : Compute<E>{};
   each_square(x, [&](int k, F64 square) { squares[k] = square; });
 }
@@ -78,19 +82,28 @@ double block_square_sum(const E* numbers, int64_t count) {
   return halve(sum, quarter);
 }
 
-// A running sum of squares, by an element's place modulo 16: no vector width shows in it.
+// A running sum of squares, by an element's place modulo 16: no vector width shows in it. A part's
+// places lie side by side.
+template <class E>
 struct SquareSum {
   static constexpr int kPlaces = 16;
+  static constexpr int kParts = Storage<E>::kParts;
+  static constexpr int kPartPlaces = kPlaces / kParts;
   alignas(64) double sum[kPlaces] = {};
 
-  template <class V>
-  void add(int64_t i, V x) {
-    double* const at = sum + i % kPlaces;
+  void add(int64_t i, int part, Compute<E> x) {
     each_square(x, [&](int k, F64 squares) {
-      store_doubles(at + k * kLanes64, load_doubles(at + k * kLanes64) + squares);
+      double* const at = sum + part * kPartPlaces + (i / kParts + k * kLanes64) % kPartPlaces;
+      store_doubles(at, load_doubles(at) + squares);
     });
   }
-  double total() { return halve(sum, kPlaces); }
+  double total() const {
+    alignas(64) double ordered[kPlaces];
+    for (int k = 0; k < kPlaces; ++k) {
+      ordered[Storage<E>::element(k / kPartPlaces, k % kPartPlaces)] = sum[k];
+    }
+    return halve(ordered, kPlaces);
+  }
 };
 
 }  // namespace
