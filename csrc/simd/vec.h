@@ -24,6 +24,7 @@ using F32 = VectorOf<float, kLanes32>::type;
 using I32 = VectorOf<int32_t, kLanes32>::type;
 using U32 = VectorOf<uint32_t, kLanes32>::type;
 using U16 = VectorOf<uint16_t, kLanes32>::type;  // as many lanes as F32: half a register
+using H32 = VectorOf<float, kLanes64>::type;     // as many lanes as F64: half a register
 using F64 = VectorOf<double, kLanes64>::type;
 
 // x - 0 is x for every x, so the compiler reduces this to a broadcast (0 + x would lose -0).
@@ -91,81 +92,104 @@ struct Lerp {
   }
 };
 
-inline F32 widen(F32 x) { return x; }
-inline F64 widen(F64 x) { return x; }
+// How an element type sits in memory and as what it is computed: `Raw`, what one load brings, holds
+// the numbers of kParts vectors. Lane l of a part is number element(part, l) of them.
+template <class R, class V>
+struct InOrder {
+  using Raw = R;
+  using Compute = V;
+  static constexpr int kParts = 1;
+  static constexpr int element(int, int lane) { return lane; }
+};
 
-// bfloat16 is the upper half of a float32.
-inline F32 widen(U16 x, bfloat16) { return (F32)(zero_extend(x) << 16); }
-
-// Round to nearest, ties to even; every NaN becomes the quiet one that torch writes.
-inline U16 narrow(F32 x, bfloat16) {
-  const U32 bits = (U32)x;
-  const U32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return upper_halves((I32)(x == x) ? rounded : U32{} + 0x7fc00000);
-}
-
-// How an element type sits in memory and as what it is computed.
 template <class E>
 struct Storage;
 template <>
-struct Storage<float> {
-  using Raw = F32;
-  using Compute = F32;
-  static Compute widen(Raw x) { return x; }
-  static Raw narrow(Compute x) { return x; }
+struct Storage<float> : InOrder<F32, F32> {
+  static F32 widen(F32 x, int) { return x; }
+  static F32 narrow(const F32* part) { return part[0]; }
 };
 template <>
-struct Storage<double> {
-  using Raw = F64;
-  using Compute = F64;
-  static Compute widen(Raw x) { return x; }
-  static Raw narrow(Compute x) { return x; }
+struct Storage<double> : InOrder<F64, F64> {
+  static F64 widen(F64 x, int) { return x; }
+  static F64 narrow(const F64* part) { return part[0]; }
 };
+template <>
+struct Storage<float16> : InOrder<U16, F32> {
+  static F32 widen(U16 x, int) { return FASTOPT_ISA::widen(x, float16{}); }
+  static U16 narrow(const F32* part) { return FASTOPT_ISA::narrow(part[0], float16{}); }
+};
+
+// bfloat16 is the upper half of a float32. So a whole register of them is two vectors, the even
+// numbers and the odd ones, each already in its lane: no instruction moves a number to another one.
+template <>
+struct Storage<bfloat16> {
+  using Raw = U32;
+  using Compute = F32;
+  static constexpr int kParts = 2;
+  static constexpr int element(int part, int lane) { return 2 * lane + part; }
+  static F32 widen(U32 x, int part) { return (F32)(part ? x & 0xffff0000 : x << 16); }
+  // Round to nearest, ties to even; every NaN becomes the quiet one that torch writes. NaNs are
+  // looked for in both parts at once: a select in each took 12 ns per 16 elements of Adam where
+  // this branch takes 10 (AVX2 on a Xeon, in the caches; 14 with the numbers in their order).
+  static U32 narrow(const F32* part) {
+    const auto rounded = [&](int k) {
+      const U32 bits = (U32)part[k];
+      return bits + 0x7fff + ((bits >> 16) & 1);
+    };
+    const auto quiet = [&](int k) {
+      return (I32)(part[k] == part[k]) ? rounded(k) : U32{} + 0x7fc00000;
+    };
+    return __builtin_expect(any_nan(part[0], part[1]), 0) ? upper_halves(quiet(0), quiet(1))
+                                                          : upper_halves(rounded(0), rounded(1));
+  }
+};
+
+// The same in the order of memory, where an order is asked for.
 template <class E>
-struct Storage16 {
-  using Raw = U16;
-  using Compute = F32;
-  static Compute widen(Raw x) { return FASTOPT_ISA::widen(x, E{}); }
-  static Raw narrow(Compute x) { return FASTOPT_ISA::narrow(x, E{}); }
+struct Ordered : Storage<E> {};
+template <>
+struct Ordered<bfloat16> : InOrder<U16, F32> {
+  static F32 widen(U16 x, int) { return (F32)(zero_extend(x) << 16); }
 };
-template <>
-struct Storage<bfloat16> : Storage16<bfloat16> {};
-template <>
-struct Storage<float16> : Storage16<float16> {};
 
 template <class E>
 using Compute = typename Storage<E>::Compute;
 
 template <class E>
-constexpr int kLanes = sizeof(Compute<E>) / sizeof(Compute<E>{}[0]);
+using Number = decltype(Compute<E>{}[0] + 0);
 
-// All lanes of a vector, at any alignment.
+// How many numbers a vector holds, and a register of them as it is stored.
+template <class E>
+constexpr int kLanes = sizeof(Compute<E>) / sizeof(Number<E>);
+template <class E>
+constexpr int kNumbers = kLanes<E> * Storage<E>::kParts;
+
+// All numbers of a register, at any alignment; `S` is the storage.
 struct Full {
-  template <class E>
-  static Compute<E> load(const E* at) {
-    typename Storage<E>::Raw raw;
+  template <class S, class E>
+  static typename S::Raw load(const E* at) {
+    typename S::Raw raw;
     __builtin_memcpy(&raw, at, sizeof raw);
-    return Storage<E>::widen(raw);
+    return raw;
   }
-  template <class E>
-  static void store(E* at, Compute<E> x) {
-    const auto raw = Storage<E>::narrow(x);
+  template <class S, class E>
+  static void store(E* at, typename S::Raw raw) {
     __builtin_memcpy(at, &raw, sizeof raw);
   }
 };
 
-// The first `count` lanes: what a tail has left. Memory beyond them is neither read nor written.
+// The first `count` of them: what a tail has left. Memory beyond is neither read nor written.
 struct Partial {
   int64_t count;
-  template <class E>
-  Compute<E> load(const E* at) const {
-    typename Storage<E>::Raw raw{};
+  template <class S, class E>
+  typename S::Raw load(const E* at) const {
+    typename S::Raw raw{};
     __builtin_memcpy(&raw, at, count * sizeof(E));
-    return Storage<E>::widen(raw);
+    return raw;
   }
-  template <class E>
-  void store(E* at, Compute<E> x) const {
-    const auto raw = Storage<E>::narrow(x);
+  template <class S, class E>
+  void store(E* at, typename S::Raw raw) const {
     __builtin_memcpy(at, &raw, count * sizeof(E));
   }
 };

@@ -22,7 +22,7 @@ using namespace fastopt;
 const Kernels table = FASTOPT_ISA::kernels();
 constexpr const char* kNames[kDtypes] = {"float32", "float64", "bfloat16", "float16"};
 constexpr int kMantissaBits[kDtypes] = {23, 52, 7, 10};
-constexpr int kWidest = 16;  // lanes of float32 in the widest vectors there are
+constexpr int kWidest = 32;  // numbers in the widest registers there are, of 16 bits each
 
 // S. Vigna's splitmix64: integers only, so that no compiler's arithmetic is in the data.
 struct Random {
