@@ -180,9 +180,8 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
   const View& p = views[0];
   const int reals = p.complex ? 2 : 1;
   Entry& entry = entries_.emplace_back();
-  entry.kernel = alike
-                     ? kernels_->update[passes.more()][group.rule][group.variant][int(p.dtype)]
-                     : kernels_->mixed[group.rule][group.variant][wide];
+  entry.kernel = alike ? kernels_->update[passes.more()][group.rule][group.variant][int(p.dtype)]
+                       : kernels_->mixed[group.rule][group.variant][wide];
   for (int s = 0; s < streams; ++s) {
     entry.run.streams[s] = views[s].data;
     entry.dtypes[s] = views[s].dtype;

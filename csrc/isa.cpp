@@ -1,6 +1,7 @@
 // The one loop, the registry of rules, the table: compiled once per instruction set.
 #include "kernels.h"
 #include "simd/squares.h"
+#include "simd/streams.h"
 #include "simd/vec.h"
 //
 #include "rules.inc"
@@ -30,19 +31,15 @@ struct Around {
         track(passes.track_stats) {}
 };
 
-inline bool rarely(bool x) { return __builtin_expect(x, false); }
-
 // Load every stream, update, store what may be written; `Lanes` is Full or Partial.
-template <class E, class Variant, bool kMore, class Lanes, class Update>
-inline void apply(const Lanes& lanes, char* const* streams, int64_t i, const Update& update,
-                  const Around<Compute<E>>& around, Squares<E>* sums) {
-  using S = Storage<E>;
-  using V = Compute<E>;
+template <class Variant, bool kMore, class Lanes, class Streams, class Update, class V>
+inline void apply(const Lanes& lanes, const Streams& streams, int64_t i, const Update& update,
+                  const Around<V>& around, Squares<typename Streams::E>* sums) {
+  using S = typename Streams::S;
   constexpr int kStates = Variant::kStates, kParts = S::kParts;
-  const auto at = [&](int k) { return reinterpret_cast<E*>(streams[k]) + i; };
   using Raw = typename S::Raw;
-  const auto load = [&](int k) { return lanes.template load<S>(at(k)); };
-  const auto store = [&](int k, Raw raw) { lanes.template store<S>(at(k), raw); };
+  const auto load = [&](int k) { return streams.load(lanes, k, i); };
+  const auto store = [&](int k, Raw raw) { streams.store(lanes, k, i, raw); };
   Raw raw[2 + kStates];
   for (int k = 0; k < 2 + kStates; ++k) raw[k] = load(k);
   V param[kParts], unscaled[kParts], states[kStates + 1][kParts];
@@ -86,7 +83,7 @@ inline void apply(const Lanes& lanes, char* const* streams, int64_t i, const Upd
         sums->add(kUpdateSquares, i, part, now - S::widen(raw[0], part));
         sums->add(kWeightSquares, i, part, now);
       }
-      sums->advance(i + kNumbers<E>);
+      sums->advance(i + kNumbers<typename Streams::E>);
     }
   }
 }
@@ -109,25 +106,27 @@ constexpr int64_t kPrefetchBytes = 2048;
 // The terms that an option switches (weight decay, nesterov, unscaling, ...) are branches on loop
 // invariants: always predicted, and hidden behind memory. Only what adds a stream is a template,
 // and kMore, so that the bare update stays what it is.
-template <class E, class Variant, bool kMore>
+template <class Streams, class Variant, bool kMore>
 void kernel(const Run* runs, int64_t run_count, const double* scalars, const Passes& passes) {
+  using E = typename Streams::E;
   typename Variant::Scalars s;
   __builtin_memcpy(&s, scalars, sizeof s);
   const auto update = made<typename Variant::template Update<Compute<E>>>(s);
   const auto around = made<Around<Compute<E>>>(passes);
-  const int streams = 2 + Variant::kStates + (kMore && passes.average);
+  const int count = 2 + Variant::kStates + (kMore && passes.average);
   for (const Run* run = runs; run < runs + run_count; ++run) {
     const Run local = *run;
+    const Streams streams(local);
     Squares<E> sums;
     int64_t i = 0;
     for (; i + kNumbers<E> <= local.count; i += kNumbers<E>) {
-      for (int k = 0; k < (Variant::kPrefetch || kMore ? streams : 0); ++k) {
-        __builtin_prefetch(local.streams[k] + i * int64_t(sizeof(E)) + kPrefetchBytes);
+      for (int k = 0; k < (Variant::kPrefetch || kMore ? count : 0); ++k) {
+        __builtin_prefetch(streams.at(k, i) + kPrefetchBytes);
       }
-      apply<E, Variant, kMore>(Full{}, local.streams, i, update, around, &sums);
+      apply<Variant, kMore>(Full{}, streams, i, update, around, &sums);
     }
     if (i < local.count) {
-      apply<E, Variant, kMore>(Partial{local.count - i}, local.streams, i, update, around, &sums);
+      apply<Variant, kMore>(Partial{local.count - i}, streams, i, update, around, &sums);
       i += kNumbers<E>;
     }
     if (kMore && around.track) sums.finish(i, local.sums);
@@ -153,10 +152,10 @@ bool square_sums(const char* numbers, int64_t count, double* sums) {
 
 template <class Variant, bool kMore>
 void fill(Kernel* row) {
-  row[int(Dtype::float32)] = kernel<float, Variant, kMore>;
-  row[int(Dtype::float64)] = kernel<double, Variant, kMore>;
-  row[int(Dtype::bfloat16)] = kernel<bfloat16, Variant, kMore>;
-  row[int(Dtype::float16)] = kernel<float16, Variant, kMore>;
+  row[int(Dtype::float32)] = kernel<Alike<float>, Variant, kMore>;
+  row[int(Dtype::float64)] = kernel<Alike<double>, Variant, kMore>;
+  row[int(Dtype::bfloat16)] = kernel<Alike<bfloat16>, Variant, kMore>;
+  row[int(Dtype::float16)] = kernel<Alike<float16>, Variant, kMore>;
 }
 
 // One row a variant, in the order of the rule's table of states; one column an element type. The
@@ -179,6 +178,8 @@ void enrol(Kernels& table, List<Variants...>) {
       [&] {
         fill<Variants, false>(table.update[0][index][variant]);
         fill<Variants, true>(table.update[1][index][variant]);
+        table.mixed[index][variant][0] = kernel<Mixed<float>, Variants, true>;
+        table.mixed[index][variant][1] = kernel<Mixed<double>, Variants, true>;
         ++variant;
       }(),
       ...);

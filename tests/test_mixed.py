@@ -25,11 +25,11 @@ class Types(NamedTuple):
     state: torch.dtype
 
     def __str__(self) -> str:
-        return "-".join(storage_name(t) for t in self)
+        return "-".join(str(t).removeprefix("torch.") for t in self)
 
     @property
     def computed(self) -> str:
-        return "float64" if torch.float64 in self else "float32"
+        return "float64" if torch.float64 in [t.to_real() for t in self] else "float32"
 
 
 TYPES = [

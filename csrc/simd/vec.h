@@ -27,6 +27,8 @@ using U16 = VectorOf<uint16_t, kLanes32>::type;  // as many lanes as F32: half a
 using H32 = VectorOf<float, kLanes64>::type;     // as many lanes as F64: half a register
 using F64 = VectorOf<double, kLanes64>::type;
 
+inline bool rarely(bool x) { return __builtin_expect(x, false); }
+
 // x - 0 is x for every x, so the compiler reduces this to a broadcast (0 + x would lose -0).
 template <class V>
 inline V splat(double x) {
@@ -120,6 +122,14 @@ struct Storage<float16> : InOrder<U16, F32> {
   static U16 narrow(const F32* part) { return FASTOPT_ISA::narrow(part[0], float16{}); }
 };
 
+// The upper halves of the bits are x rounded to nearest, ties to even; of `quiet` also where x is
+// NaN: every NaN becomes the quiet one that torch writes.
+inline U32 upper_rounded(F32 x) {
+  const U32 bits = (U32)x;
+  return bits + 0x7fff + ((bits >> 16) & 1);
+}
+inline U32 quiet(F32 x) { return (I32)(x == x) ? upper_rounded(x) : U32{} + 0x7fc00000; }
+
 // bfloat16 is the upper half of a float32. So a whole register of them is two vectors, the even
 // numbers and the odd ones, each already in its lane: no instruction moves a number to another one.
 template <>
@@ -129,19 +139,12 @@ struct Storage<bfloat16> {
   static constexpr int kParts = 2;
   static constexpr int element(int part, int lane) { return 2 * lane + part; }
   static F32 widen(U32 x, int part) { return (F32)(part ? x & 0xffff0000 : x << 16); }
-  // Round to nearest, ties to even; every NaN becomes the quiet one that torch writes. NaNs are
-  // looked for in both parts at once: a select in each took 12 ns per 16 elements of Adam where
-  // this branch takes 10 (AVX2 on a Xeon, in the caches; 14 with the numbers in their order).
+  // NaNs are looked for in both parts at once: a select in each took 12 ns per 16 elements of Adam
+  // where this branch takes 10 (AVX2 on a Xeon, in the caches; 14 with the numbers in their order).
   static U32 narrow(const F32* part) {
-    const auto rounded = [&](int k) {
-      const U32 bits = (U32)part[k];
-      return bits + 0x7fff + ((bits >> 16) & 1);
-    };
-    const auto quiet = [&](int k) {
-      return (I32)(part[k] == part[k]) ? rounded(k) : U32{} + 0x7fc00000;
-    };
-    return __builtin_expect(any_nan(part[0], part[1]), 0) ? upper_halves(quiet(0), quiet(1))
-                                                          : upper_halves(rounded(0), rounded(1));
+    return rarely(any_nan(part[0], part[1]))
+               ? upper_halves(quiet(part[0]), quiet(part[1]))
+               : upper_halves(upper_rounded(part[0]), upper_rounded(part[1]));
   }
 };
 
@@ -151,6 +154,7 @@ struct Ordered : Storage<E> {};
 template <>
 struct Ordered<bfloat16> : InOrder<U16, F32> {
   static F32 widen(U16 x, int) { return (F32)(zero_extend(x) << 16); }
+  static U16 narrow(const F32* part) { return __builtin_convertvector(quiet(part[0]) >> 16, U16); }
 };
 
 template <class E>
