@@ -1,4 +1,4 @@
-"""`python -m benchmarks COMMAND`: one command per module, each with add_arguments and main.
+"""`python -m benchmarks COMMAND`: one command per module, each with HELP, add_arguments and main.
 
 Without a command it is `all`.
 """
@@ -15,10 +15,8 @@ from benchmarks import (
     curves,
     everything,
     gpu,
-    markdown,
     micro,
     peers,
-    plot,
     report,
     tail,
     train,
@@ -32,9 +30,7 @@ COMMANDS = {
     "curves": curves,
     "train": train,
     "micro": micro,
-    "plot": plot,
     "report": report,
-    "markdown": markdown,
     "compare": compare,
     "codegen": codegen,
     "gpu": gpu,

@@ -1,17 +1,16 @@
-"""What moved between two records: what each kind compares, a move, their table, the command."""
+"""What moved between two records of a kind: speeds, a move, the command."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import record
-from benchmarks.method import Spread, paired, spread
-from benchmarks.race import FLOOR
+from benchmarks.contestants import FLOOR
+from benchmarks.method import Spread, ratios
 from benchmarks.record import Record
 
 HELP = "what moved beyond its noise between two records of a kind; exits 1 on a regression"
@@ -40,44 +39,32 @@ class Move:
         return apart and abs(self.change) > SAME
 
 
-def speeds(record: Record) -> dict[str, Spread]:
+def ours(row: Record) -> list[str]:
+    """Whose speed a row is about: fastopt's, by instruction set where it is there by each."""
+    if "base" in row:  # of a micro-benchmark, whose other contestants are all of ours
+        return [name for name in row["samples"] if name != row["base"]]
+    mine = [name for name in row["samples"] if name.startswith("fastopt")]
+    return ["fastopt"] if "fastopt" in mine else mine
+
+
+def speeds(found: Record) -> dict[str, Spread]:
     """Everything in a record that has a speed: another's time over its own, larger is quicker."""
-    found: dict[str, Spread] = {}
-    for row in _rows(record):
-        name, samples = _name(row), row.get("samples", {})
-        if "base" in row:  # a micro-benchmark, of several contestants of ours
-            for who in row.get("of_base", {}):
-                found[f"{name}: {who}"] = spread(paired(samples[row["base"]], samples[who]))
-        elif "sweep" in row:
-            ours = {who for who in samples if who.startswith("fastopt")}  # one an instruction set
-            for who, of in itertools.product(samples.keys() - ours - {FLOOR}, sorted(ours)):
-                found[f"{name}: {who} / {of}"] = spread(paired(samples[who], samples[of]))
-        elif "ratios" in row:
-            found |= {f"{name}: {who}": Spread(**ratio) for who, ratio in row["ratios"].items()}
-        elif "ratio" in row:
-            found[name] = Spread(**row["ratio"])
-    return found
+    return {
+        f"{row['id']}: {other} / {one}": ratio
+        for row in found["rows"]
+        for one in ours(row)
+        for other, ratio in ratios(row["samples"], one).items()
+        if other not in (*ours(row), FLOOR)
+    }
 
 
-def wrong(record: Record) -> list[str]:
+def wrong(found: Record) -> list[str]:
     """What came out wrong of ours; a peer's wrong result is its own affair."""
     return [
-        _name(row)
-        for row in _rows(record)
-        if row.get("verdict") == "wrong"
-        or any(who.startswith("fastopt") for who in row.get("wrong", []))
+        row["id"]
+        for row in found["rows"]
+        if row["verdict"] == "wrong" or any(n.startswith("fastopt") for n in row.get("wrong", []))
     ]
-
-
-def _rows(record: Record) -> list[Record]:
-    rows: list[Record] = record.get("rows") or record.get("points") or []
-    return rows
-
-
-def _name(row: Record) -> str:
-    if "sweep" in row:
-        return f"{row['sweep']} {row['x']}"
-    return str(row["id"])
 
 
 def moves(old: Record, new: Record) -> list[Move]:
@@ -94,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print what moved; 1 when something got slower or wrong, 2 when nothing can be compared."""
-    old, new = (record.load(path) for path in (arguments.old, arguments.new))
+    old, new = record.load(arguments.old), record.load(arguments.new)
     both = moves(old, new) if old["kind"] == new["kind"] else []
     broken = wrong(new)
     console = Console()
@@ -111,16 +98,13 @@ def main(arguments: argparse.Namespace) -> int:
     shown = Table("row", "old", "new", "change")
     for move in sorted(moved, key=lambda move: move.change):
         style = "red" if move.change < 0 else "green"
-        shown.add_row(
-            move.id,
-            *(f"{s.median:.2f}x [{s.q1:.2f}, {s.q3:.2f}]" for s in (move.old, move.new)),
-            f"[{style}]{move.change:+.0%}",
-        )
+        spreads = move.old.text(), move.new.text()
+        shown.add_row(move.id, *spreads, f"[{style}]{move.change:+.0%}")
     if moved:
         console.print(shown)
     for name in speeds(old).keys() - speeds(new).keys():
         console.print(f"{name}: not in {arguments.new}")
-    console.print(f"{len(moved)} of {len(both)} rows moved beyond their noise")
+    console.print(f"{len(moved)} of {len(both)} ratios moved beyond their noise")
     for name in broken:
         console.print(f"[red]{name}: wrong result")
     return int(bool(broken) or any(move.change < 0 for move in moved))

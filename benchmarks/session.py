@@ -1,0 +1,170 @@
+"""One run of a command that measures: its options, its rows one by one, its record as Markdown.
+
+A question's module has the rows, by id, each a call that measures it, and a table of them: strings
+in Markdown, where bold is what misses its goal. The terminal, the report and the README show it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks import record
+from benchmarks.method import QUICK, Plan
+from benchmarks.record import Record
+from fastopt import _core
+
+Table = Callable[[Record], pd.DataFrame]
+
+# Beside one other process on all cores the same step took twice as long: threads wait for theirs.
+BUSY = 0.5
+
+
+def isas(text: str) -> list[str]:
+    """For argparse: instruction sets that this processor can run, separated by commas."""
+    names = text.split(",")
+    for name in names:
+        if name not in _core.supported_isas():
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {_core.supported_isas()}")
+    return names
+
+
+def add_arguments(parser: argparse.ArgumentParser, budget: float | None = Plan.budget) -> None:
+    """Options of every command that measures; without a budget, its rows take what they take."""
+    parser.add_argument("--list", action="store_true", help="print the rows' ids and stop")
+    parser.add_argument(
+        "--only", metavar="PATTERN", default="*", help="rows whose id has this glob in it"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny tensors: checks results, times mean nothing"
+    )
+    if budget is not None:
+        parser.add_argument(
+            "--budget", type=float, default=budget, help="seconds per row (default %(default)s)"
+        )
+    parser.add_argument("--threads", type=int, help="threads for torch and fastopt")
+    parser.add_argument("--out", type=Path, help="default: build/benchmarks/<command>.json")
+
+
+FORCED = "force fastopt to these instead of its best: {}"
+
+
+def add_isa(parser: argparse.ArgumentParser, what: str = FORCED) -> None:
+    """The option of commands that can force fastopt's instruction set."""
+    names = ", ".join(_core.supported_isas())
+    parser.add_argument(
+        "--isa", type=isas, action="extend", metavar="NAME[,NAME]", help=what.format(names)
+    )
+
+
+def plan(arguments: argparse.Namespace, **more: Any) -> Plan:
+    """How long a row of this run may take."""
+    return QUICK if arguments.quick else Plan(budget=arguments.budget, **more)
+
+
+def run(
+    kind: str,
+    rows: Mapping[str, Callable[[], Record]],
+    arguments: argparse.Namespace,
+    table: Table,
+    settings: Plan | Mapping[str, Any],
+    **about: Any,
+) -> int:
+    """Measure the chosen rows, save after each, print the table; 1 if a result was wrong."""
+    chosen = {k: make for k, make in rows.items() if fnmatch.fnmatch(k, f"*{arguments.only}*")}
+    if arguments.list:
+        print("\n".join(chosen))
+        return 0
+    if not chosen:
+        raise SystemExit(f"no row matches {arguments.only!r}; see --list")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    forced = getattr(arguments, "isa", None)
+    out = arguments.out or Path(f"build/benchmarks/{'-'.join([kind, *(forced or ())])}.json")
+    settings = asdict(settings) if isinstance(settings, Plan) else settings
+    found = record.header(kind, quick=arguments.quick, isa=forced, **settings) | about
+    found["rows"] = []
+    best, console = _core.isa(), _console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    # Drawn between rows only: a redraw inside a timed step would be part of its time.
+    with Progress(*columns, TimeElapsedColumn(), console=console, auto_refresh=False) as progress:
+        task = progress.add_task("", total=len(chosen) * len(forced or [best]))
+        for isa, (name, make) in product(forced or [best], chosen.items()):
+            name = f"{name}, forced {isa}" if forced else name
+            progress.update(task, description=name, refresh=True)
+            _core.select_isa(isa)
+            try:
+                row = {"id": name, **make()} | ({"isa": isa} if forced else {})
+            finally:
+                _core.select_isa(best)
+            found["rows"].append(row)
+            record.save(out, found)  # after every row: an interrupted run is kept
+            progress.console.print(f"{name}: {row['verdict']}", highlight=False)
+            progress.advance(task)
+    show(found, table)
+    print(f"{out}: every sample")
+    return int(any(row["verdict"] == "wrong" for row in found["rows"]))
+
+
+def _console() -> Console:
+    """A file or pipe has no width of its own; all columns of a table need this much."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def show(found: Record, table: Table) -> None:
+    """The record on the terminal."""
+    _console().print(Markdown("\n".join([heading(found), markdown(table(found)), notes(found)])))
+
+
+def heading(found: Record) -> str:
+    """The kind, and what the record was measured on."""
+    versions = found["versions"]
+    build = f"torch {versions['torch']}, {versions['compiler']}"
+    commit = (versions["commit"] or "?")[:10]
+    on = record.device(found)
+    return f"### {found['kind']}\n\n{on}, {build}, {found['time']}, commit {commit}\n"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of strings without the padding that every change of a cell would move."""
+    text = table.to_markdown(index=False, tablefmt="github", disable_numparse=True)
+    return re.sub(r" +", " ", re.sub(r"-{3,}", "---", text)) + "\n"
+
+
+def notes(found: Record) -> str:
+    """What must be known before the times of a record are believed."""
+    said = list(found.get("notes", []))
+    if found["settings"].get("isa"):
+        said.append(
+            "forced: fastopt's step and the floor run on the instruction set named; torch keeps "
+            f"its own ({found['versions']['torch_isa']})"
+        )
+    if found["settings"].get("quick"):
+        said.append("quick run: only the results are checked, the times mean nothing")
+    if (found["machine"]["load_before"] or 0) > BUSY:
+        said.append(f"the machine was busy before: load {found['machine']['load_before']:.1f}")
+    return "".join(f"- {note}\n" for note in said)
+
+
+def named(row: Record) -> str:
+    """An optimizer with its dtype, and the instruction set it was forced to."""
+    forced = [f"forced {row['isa']}"] if row.get("isa") else []
+    return ", ".join([row["algorithm"], row["dtype"], *forced])
+
+
+def microseconds(seconds: float, digits: int = 1) -> str:
+    """A time for a table; below a millisecond with so many decimals."""
+    return f"{seconds * 1e6:,.{digits if seconds < 1e-3 else 0}f}"
