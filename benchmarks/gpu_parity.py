@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import record
+import fastopt
+from benchmarks.record import Record
 
 SIZES = [0, 1, 5, 127, 1024, 2049, 100_003]
 STEPS = 3
@@ -69,13 +72,13 @@ class Twins:
             there = memory.as_strided(t.shape, t.stride(), t.storage_offset())
             self.ours.append(there.copy_(t.detach()).requires_grad_())
 
-    def grads(self, seed: int, scale: float = 1.0, absent: Sequence[int] = ()) -> None:
+    def grads(self, seed: int, absent: Sequence[int] = ()) -> None:
         """New gradients for both."""
         generator = torch.Generator().manual_seed(seed)
         for i, (p, q) in enumerate(zip(self.engine, self.ours, strict=True)):
             p.grad = q.grad = None
             if i not in absent:
-                p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype) * scale
+                p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
                 q.grad = p.grad.to(q.device, copy=True)
 
     def differing(self, a: Any, b: Any, bits: bool = True) -> int:
@@ -93,47 +96,55 @@ class Twins:
         return count
 
 
-def normal(shape: Any, dtype: torch.dtype, seed: int) -> Tensor:
+def normal(shape: Any, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def pair(device: torch.device) -> Twins:
+    """A tensor of one block and one of several."""
+    return Twins([normal(n, seed=n) for n in (5, 2049)], device)
 
 
 def make(twins: Twins, cls: str, options: dict[str, Any], **more: Any) -> tuple[Any, Any]:
     """The engine's optimizer and ours; `more` is for ours alone."""
-    import fastopt
-
     kind = getattr(fastopt, cls)
     return kind(twins.engine, **options), kind(twins.ours, **{**options, **more})
+
+
+def engine_step(a: Any) -> None:
+    with backend("cpu"):
+        a.step()
 
 
 def step_both(twins: Twins, a: Any, b: Any, seed: int, absent: Sequence[int] = ()) -> None:
     """One step of each with the same new gradients."""
     twins.grads(seed, absent=absent)
-    with backend("cpu"):
-        a.step()
+    engine_step(a)
     b.step()
 
 
-def variant(cls: str, options: dict[str, Any], dtype: torch.dtype, device: torch.device) -> int:
-    """Several sizes in one launch."""
-    twins = Twins([normal(n, dtype, i) for i, n in enumerate(SIZES)], device)
+def steps(twins: Twins, cls: str, options: dict[str, Any]) -> int:
+    """A few steps, no more."""
     a, b = make(twins, cls, options)
     for k in range(STEPS):
         step_both(twins, a, b, k)
     return twins.differing(a, b)
 
 
+def variant(cls: str, options: dict[str, Any], dtype: torch.dtype, device: torch.device) -> int:
+    """Several sizes in one launch."""
+    return steps(Twins([normal(n, dtype, i) for i, n in enumerate(SIZES)], device), cls, options)
+
+
 def layout(name: str, device: torch.device) -> int:
     """Parameters as views, with contiguous gradients."""
-    twins = Twins([LAYOUTS[name](normal((33, 47), torch.float32, i)) for i in range(2)], device)
-    a, b = make(twins, "AdamW", {})
-    for k in range(STEPS):
-        step_both(twins, a, b, k)
-    return twins.differing(a, b)
+    views = [LAYOUTS[name](normal((33, 47), seed=i)) for i in range(2)]
+    return steps(Twins(views, device), "AdamW", {})
 
 
 def groups(device: torch.device) -> int:
     """Learning rates by group, gradients that come and go."""
-    twins = Twins([normal(300 + i, torch.float32, i) for i in range(6)], device)
+    twins = Twins([normal(300 + i, seed=i) for i in range(6)], device)
     a, b = make(twins, "Adam", {"lr": 1e-3})
     for made in (a, b):
         (group,) = made.param_groups
@@ -147,15 +158,14 @@ def groups(device: torch.device) -> int:
 
 def scaler(cls: str, options: dict[str, Any], device: torch.device) -> int:
     """Scaled steps through GradScaler; the first and the third overflow and are skipped."""
-    twins = Twins([normal(n, torch.float32, n) for n in (5, 2049)], device)
+    twins = pair(device)
     a, b = make(twins, cls, options, fused=True)  # else the scaler unscales by itself
     ours = torch.amp.GradScaler(device.type, init_scale=8.0, growth_interval=10**6)
     for k, overflows in enumerate((True, False, True, False, False)):
         ours.scale(torch.ones((), device=device))  # makes its tensors
-        twins.grads(k, scale=1.0)
+        twins.grads(k)
         if not overflows:
-            with backend("cpu"):
-                a.step()
+            engine_step(a)
         for q in twins.ours:
             assert q.grad is not None
             q.grad.mul_(torch.inf if overflows else ours.get_scale())
@@ -178,15 +188,14 @@ def passes(cls: str, options: dict[str, Any], dtype: torch.dtype, device: torch.
 
 def skipping(cls: str, options: dict[str, Any], device: torch.device) -> int:
     """A NaN in the first and in the third step: the device leaves them out and counts them."""
-    twins = Twins([normal(n, torch.float32, n) for n in (5, 2049)], device)
+    twins = pair(device)
     a, b = make(twins, cls, {**options, **TAIL, "skip_nonfinite": True})
     for k, bad in enumerate((True, False, True, False)):
         twins.grads(k)
         for t in (twins.engine[1], twins.ours[1]):
             assert t.grad is not None
             t.grad[7] = torch.nan if bad else 0.5
-        with backend("cpu"):
-            a.step()
+        engine_step(a)
         b.step()
     missed = abs(int(b.skipped_steps) - int(a.skipped_steps))
     return twins.differing(a, b, bits=False) + missed
@@ -194,8 +203,7 @@ def skipping(cls: str, options: dict[str, Any], device: torch.device) -> int:
 
 def capturable(cls: str, device: torch.device) -> int:
     """Step counts and bias corrections on the device, `lr` a tensor there."""
-    twins = Twins([normal(n, torch.float32, n) for n in (5, 2049)], device)
-    lr = torch.tensor(0.01, device=device)
+    twins, lr = pair(device), torch.tensor(0.01, device=device)
     a, b = make(twins, cls, {"lr": 0.01}, capturable=True, lr=lr)
     for k in range(STEPS):
         a.param_groups[0]["lr"] = 0.01 / (1 + k)
@@ -206,8 +214,7 @@ def capturable(cls: str, device: torch.device) -> int:
 
 def graph(cls: str, own: dict[str, Any], device: torch.device) -> int:
     """A captured step replayed with other gradients and another `lr` in the same memory."""
-    twins = Twins([normal(n, torch.float32, n) for n in (5, 2049)], device)
-    lr = torch.tensor(0.01, device=device)
+    twins, lr = pair(device), torch.tensor(0.01, device=device)
     a, b = make(twins, cls, {"lr": 0.01, **own}, capturable=True, lr=lr)
     step_both(twins, a, b, 0)
     held = [q.grad for q in twins.ours]
@@ -218,8 +225,7 @@ def graph(cls: str, own: dict[str, Any], device: torch.device) -> int:
         a.param_groups[0]["lr"] = 0.01 / (1 + k)
         lr.fill_(0.01 / (1 + k))
         twins.grads(k)
-        with backend("cpu"):
-            a.step()
+        engine_step(a)
         for q, memory in zip(twins.ours, held, strict=True):
             assert memory is not None
             assert q.grad is not None
@@ -230,7 +236,7 @@ def graph(cls: str, own: dict[str, Any], device: torch.device) -> int:
 
 def streams(device: torch.device) -> int:
     """Steps on streams in turn, gradients freed and allocated anew between them."""
-    twins = Twins([normal(100_003, torch.float32, i) for i in range(4)], device)
+    twins = Twins([normal(100_003, seed=i) for i in range(4)], device)
     a, b = make(twins, "AdamW", {})
     side = [torch.cuda.Stream(device) for _ in range(2)]  # type: ignore[no-untyped-call]
     for k in range(12):
@@ -246,51 +252,45 @@ def streams(device: torch.device) -> int:
 
 def devices(device: torch.device) -> int:
     """One optimizer over two devices."""
-    twins = Twins([normal(2049, torch.float32, i) for i in range(4)], device)
+    twins = Twins([normal(2049, seed=i) for i in range(4)], device)
     other = torch.device("cuda", (device.index + 1) % torch.cuda.device_count())
     for i in (1, 3):
         twins.ours[i] = twins.ours[i].detach().to(other).requires_grad_()
-    a, b = make(twins, "AdamW", {})
-    for k in range(STEPS):
-        step_both(twins, a, b, k)
-    return twins.differing(a, b)
+    return steps(twins, "AdamW", {})
 
 
-def checks(device: torch.device) -> Iterator[tuple[str, Callable[[], int]]]:
+def checks(device: torch.device) -> Iterator[tuple[str, Callable[[torch.device], int]]]:
     """Every check that this device can run, by name."""
-    for cls, options in VARIANTS:
-        for dtype in DTYPES:
-            name = f"{cls} {options} {str(dtype).removeprefix('torch.')}"
-            yield name, lambda c=cls, o=options, d=dtype: variant(c, o, d, device)  # type: ignore[misc]
+    for (cls, options), dtype in product(VARIANTS, DTYPES):
+        name = f"{cls} {options} {str(dtype).removeprefix('torch.')}"
+        yield name, partial(variant, cls, options, dtype)
     for name in LAYOUTS:
-        yield f"layout: {name}", lambda n=name: layout(n, device)  # type: ignore[misc]
-    yield "groups", lambda: groups(device)
+        yield f"layout: {name}", partial(layout, name)
+    yield "groups", groups
     for cls, options in STATEFUL:
-        yield f"GradScaler: {cls}", lambda c=cls, o=options: scaler(c, o, device)  # type: ignore[misc]
-    for cls, options in STATEFUL:
-        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        yield f"GradScaler: {cls}", partial(scaler, cls, options)
+        for dtype in DTYPES[:3]:
             name = f"passes: {cls} {str(dtype).removeprefix('torch.')}"
-            yield name, lambda c=cls, o=options, d=dtype: passes(c, o, d, device)  # type: ignore[misc]
-        yield f"skipping: {cls}", lambda c=cls, o=options: skipping(c, o, device)  # type: ignore[misc]
+            yield name, partial(passes, cls, options, dtype)
+        yield f"skipping: {cls}", partial(skipping, cls, options)
     for cls in ("AdamW", "RMSprop"):
-        yield f"capturable: {cls}", lambda c=cls: capturable(c, device)  # type: ignore[misc]
+        yield f"capturable: {cls}", partial(capturable, cls)
         if device.type == "cuda":
-            yield f"graph: {cls}", lambda c=cls: graph(c, {}, device)  # type: ignore[misc]
-            own = {**TAIL, "skip_nonfinite": True}
-            yield f"graph, passes: {cls}", lambda c=cls, o=own: graph(c, o, device)  # type: ignore[misc]
+            yield f"graph: {cls}", partial(graph, cls, {})
+            yield f"graph, passes: {cls}", partial(graph, cls, {**TAIL, "skip_nonfinite": True})
     if device.type == "cuda":
-        yield "streams", lambda: streams(device)
+        yield "streams", streams
         if torch.cuda.device_count() > 1:
-            yield "devices", lambda: devices(device)
+            yield "devices", devices
 
 
-def parity(device: torch.device) -> list[record.Record]:
+def parity(device: torch.device) -> list[Record]:
     """Run every check; one that raises has failed and says how."""
-    rows: list[record.Record] = []
+    rows: list[Record] = []
     for name, check in checks(device):
-        row: record.Record = {"check": name}
+        row: Record = {"check": name}
         try:
-            row["differing"] = check()
+            row["differing"] = check(device)
         except Exception as error:
             row["error"] = f"{type(error).__name__}: {error}"
         rows.append(row)

@@ -60,32 +60,35 @@ def _on(isa: str, step: Step) -> Step:
     return chosen
 
 
-def conversion(elements: int, dtype: str, direction: str) -> Bench:
-    """16-bit numbers to float32 (widen) or back (narrow), against a copy of as many bytes."""
-    torch_dtype: torch.dtype = getattr(torch, dtype)
-    generator = torch.Generator().manual_seed(0)
-    narrow = torch.randn(elements, generator=generator).to(torch_dtype)
-    halves, floats = narrow.view(torch.int16).numpy().view(np.uint16), narrow.float().numpy()
-    convert: Callable[[], np.ndarray] = (
-        partial(_core.widen, dtype, halves)
-        if direction == "widen"
-        else partial(_core.narrow, dtype, floats)
-    )
-    expected = floats if direction == "widen" else halves
-    source = np.zeros(elements * 6 // 2, np.uint8)
-    steps: dict[str, Step] = {"copy": partial(np.copyto, np.zeros_like(source), source)}
-    errors = {}
+def by_isa(elements: int, base: tuple[str, Step], step: Step, error: Callable[[], float]) -> Bench:
+    """`step` on every instruction set, each of whose results is checked, beside its base."""
+    steps, errors = dict([base]), {}
     for isa in _core.supported_isas():
         _core.select_isa(isa)
-        # Converting to float32 and back loses nothing: not one number may differ.
-        errors[isa] = 2.0 * int((convert() != expected).sum())
-        steps[isa] = _on(isa, convert)
-    return Bench("element", elements, "copy", steps, errors)
+        errors[isa] = error()
+        steps[isa] = _on(isa, step)
+    return Bench("element", elements, base[0], steps, errors)
+
+
+def conversion(elements: int, dtype: str, direction: str) -> Bench:
+    """16-bit numbers to float32 (widen) or back (narrow), against a copy of as many bytes."""
+    generator = torch.Generator().manual_seed(0)
+    narrow = torch.randn(elements, generator=generator).to(getattr(torch, dtype))
+    halves, floats = narrow.view(torch.int16).numpy().view(np.uint16), narrow.float().numpy()
+    expected: np.ndarray = halves
+    convert: Callable[[], np.ndarray] = partial(_core.narrow, dtype, floats)
+    if direction == "widen":
+        expected, convert = floats, partial(_core.widen, dtype, halves)
+    source = np.zeros(elements * 6 // 2, np.uint8)
+    copy = partial(np.copyto, np.zeros_like(source), source)
+    # Converting to float32 and back loses nothing: not one number may differ.
+    return by_isa(
+        elements, ("copy", copy), convert, lambda: 2.0 * int((convert() != expected).sum())
+    )
 
 
 def rule(elements: int, algorithm: str, dtype: str, passes: int) -> Bench:
     """A rule's loop over one tensor, against the bare stream over the same bytes."""
-    best = _core.isa()
     problem = Problem([(elements,)], ALGORITHMS[algorithm], DTYPES[dtype])
     optimizer, (param,) = optimizer_of(problem)
     optimizer.step()
@@ -96,20 +99,15 @@ def rule(elements: int, algorithm: str, dtype: str, passes: int) -> Bench:
     counts = [state["step"]] * passes if _core.counts_steps(name) else []
     update = partial(_core.update, name, *lists, states, counts, b"", group, False, None, threads=1)
     stream = floor(problem, threads=1)
-    steps: dict[str, Step] = {"stream": _on(best, lambda: [stream() for _ in range(passes)])}
-    errors = {}
-    for isa in _core.supported_isas():
-        _core.select_isa(isa)
-        errors[isa] = build(MAKERS["fastopt"], problem).error
-        steps[isa] = _on(isa, update)
-    return Bench("element", elements * passes, "stream", steps, errors)
+    base = _on(_core.isa(), lambda: [stream() for _ in range(passes)])
+    return by_isa(
+        elements * passes, ("stream", base), update, lambda: build(MAKERS["fastopt"], problem).error
+    )
 
 
 def norm(elements: int, passes: int) -> Bench:
     """The sums of squares that the norm of a float32 gradient is made of, against reading it."""
-    best = _core.isa()
-    numbers = torch.randn(elements, generator=torch.Generator().manual_seed(0))
-    tensor = numbers.numpy()
+    tensor = torch.randn(elements, generator=torch.Generator().manual_seed(0)).numpy()
     expected = reference.halve(reference.blocks(tensor.astype(np.float64) ** 2))
     padded = torch.zeros(-(-elements // 64) * 64)  # the stream leaves a tail out
 
@@ -117,13 +115,12 @@ def norm(elements: int, passes: int) -> Bench:
         for _ in range(passes):
             _core.stream([padded], [], 1)
 
-    steps: dict[str, Step] = {"read": _on(best, read)}
-    errors = {}
-    for isa in _core.supported_isas():
-        _core.select_isa(isa)
-        errors[isa] = 2.0 * int((_core.square_sums(tensor) != expected).sum())
-        steps[isa] = _on(isa, lambda: [_core.square_sums(tensor) for _ in range(passes)])
-    return Bench("element", elements * passes, "read", steps, errors)
+    return by_isa(
+        elements * passes,
+        ("read", _on(_core.isa(), read)),
+        lambda: [_core.square_sums(tensor) for _ in range(passes)],
+        lambda: 2.0 * int((_core.square_sums(tensor) != expected).sum()),
+    )
 
 
 def collection(shapes: list[Shape]) -> Bench:
@@ -145,12 +142,8 @@ def collection(shapes: list[Shape]) -> Bench:
 
 def region(threads: int) -> Bench:
     """A parallel region over next to nothing, on a team that is awake."""
-    return Bench(
-        "region",
-        1,
-        "1 thread",
-        {f"{n} thread{'s'[: n > 1]}": profiling.region(n) for n in (1, threads)},
-    )
+    steps = {f"{n} thread{'s'[: n > 1]}": profiling.region(n) for n in (1, threads)}
+    return Bench("region", 1, "1 thread", steps)
 
 
 def python() -> Bench:

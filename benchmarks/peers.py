@@ -168,7 +168,7 @@ def table(found: Record) -> pd.DataFrame:
         for name in row["wrong"]:
             note = f"wrong: {row['errors'][name]:.3g} tolerances off"
             lines.append((work, name, "**wrong**", "", "", note))
-        for why in sorted(set(row["absent"].values())):
+        for why in sorted(set(row["absent"].values()) - set(GPU_ONLY.values())):
             who = ", ".join(name for name, reason in row["absent"].items() if reason == why)
             lines.append((work, who, "", "", "", why))
     columns = ["work", "contestant", "time over fastopt's", "us", "B/param", ""]
@@ -202,4 +202,6 @@ def main(arguments: argparse.Namespace) -> int:
     }
     versions = {library.distribution: library.version for library in LIBRARIES.values()}
     del versions["fastopt"]  # the header has it, also where it runs from its tree
-    return session.run("peers", rows, arguments, table, plan, libraries=versions)
+    notes = ["not on a CPU: " + "; ".join(f"{name} ({why})" for name, why in GPU_ONLY.items())]
+    about = {"libraries": versions, "notes": notes}
+    return session.run("peers", rows, arguments, table, plan, **about)

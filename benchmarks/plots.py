@@ -117,57 +117,26 @@ def speedup(found: Record) -> Figure | None:
     return bars(found, "optimizer.step(): speed-up over the peer", xlabel, lines)
 
 
-def floors(found: Record) -> Figure | None:
-    """Fastopt's time over that of a bare stream of the same bytes."""
-    lines = []
-    for row in found["rows"]:
-        if row["samples"].keys() >= {"fastopt", FLOOR}:
-            ratio = ratios(row["samples"], FLOOR)["fastopt"]
-            time = spreads(row["samples"])["fastopt"].median
-            speed = row["bytes_per_param"] * row["elements"] / time * 1e-9
-            text, goal = f"{ratio.median:.2f}, {speed:.1f} GB/s", row.get("floor_goal")
-            missed = "floor" in row["missed"]
-            colour = VERDICTS["short"] if missed else OURS
-            text += ": GOAL MISSED" * missed
-            lines.append(Bar(row["id"].replace("/", "  "), ratio, text, colour, goal))
-    xlabel = "fastopt's time / floor's time (median; thin line: quartiles; mark: at most)"
-    return bars(found, "Time over a bare stream of the same bytes", xlabel, lines)
-
-
 def contestants(found: Record) -> Figure | None:
-    """Every contestant's time over fastopt's; who is wrong is named in his place."""
+    """Everybody's time over that of fastopt, or of a micro-benchmark's base."""
     lines = []
     for row in found["rows"]:
+        label, base = row["id"].replace("/", "  "), row.get("base", "fastopt")
         times = spreads(row["samples"])
-        over = ratios(row["samples"], "fastopt") if "fastopt" in times else {}
-        for name in sorted(over.keys() - {"fastopt", FLOOR}, key=lambda n: over[n].median):
-            ratio, label = over[name], f"{row['id'].replace('/', '  ')}   {name}"
-            text = f"{ratio.median:.2f}x  {microseconds(times[name].median)} us"
-            text += ": fastopt is SLOWER" * (ratio.median < 1)
-            lines.append(Bar(label, ratio, text, VERDICTS["short"] if ratio.median < 1 else OURS))
-        for name in row["wrong"]:
-            lines.append(Bar(f"{row['id']}   {name}", None, "wrong result: not timed"))
-    xlabel = "contestant's time / fastopt's (median; thin line: quartiles)"
-    return bars(found, "Everybody's time over fastopt's", xlabel, lines)
-
-
-def micro(found: Record, elements: bool) -> Figure | None:
-    """Contestants of micro-benchmarks over their bases: loops over elements, or all else."""
-    lines = []
-    for row in found["rows"]:
-        if (row["unit"] == "element") is elements and row["samples"]:
-            times = spreads(row["samples"])
-            over = ratios(row["samples"], row["base"])
-            colours = dict(zip(over, (FAINT, OURS, *OTHERS), strict=False))
-            for name in (name for name in over if name != row["base"]):
-                ns = times[name].median * 1e9 / row["units"]
-                text = f"{over[name].median:.2f} of {row['base']}, {ns:,.3f} ns/{row['unit']}"
-                text += ", noisy" * (row["verdict"] == "noisy")
-                label = f"{row['id'].replace('/', '  ')}   {name}"
-                lines.append(Bar(label, over[name], text, colours[name]))
-    title = "Kernels on one thread" if elements else "Parts of a step"
-    xlabel = "time / base's time (median; thin line: quartiles)"
-    return bars(found, f"{title}, against their base", xlabel, lines)
+        over = ratios(row["samples"], base) if base in times else {}
+        for name, ratio in over.items():
+            if name not in (base, FLOOR):
+                us = microseconds(
+                    times[name].median / row.get("units", 1), 4 if "base" in row else 1
+                )
+                text = f"{ratio.median:.2f}x {base}, {us} us" + ", noisy" * (
+                    row["verdict"] == "noisy"
+                )
+                colour = VERDICTS["short"] if base == "fastopt" and ratio.median < 1 else OURS
+                lines.append(Bar(f"{label}   {name}", ratio, text, colour))
+        lines += [Bar(f"{label}   {name}", None, "WRONG RESULT") for name in row.get("wrong", [])]
+    xlabel = "time / fastopt's or the base's (median; thin line: quartiles)"
+    return bars(found, "Everybody's time over one", xlabel, lines)
 
 
 def stacks(found: Record, title: str, seconds: pd.DataFrame, xlabel: str) -> Figure | None:
@@ -268,12 +237,12 @@ def curve(found: Record, sweep: str) -> Figure | None:
 
 # By kind of record, by name of the picture.
 FIGURES: dict[str, dict[str, Callable[[Record], Figure | None]]] = {
-    "cpu": {"speedup": speedup, "floor": floors},
-    "tail": {"speedup": speedup, "floor": floors},
+    "cpu": {"speedup": speedup},
+    "tail": {"speedup": speedup},
     "gpu": {"speedup": speedup},
     "peers": {"contestants": contestants},
     "curves": {sweep: partial(curve, sweep=sweep) for sweep in SWEEPS},
-    "micro": {"kernels": partial(micro, elements=True), "step": partial(micro, elements=False)},
+    "micro": {"contestants": contestants},
     "profile": {"parts": profile},
     "train": {"split": training},
 }

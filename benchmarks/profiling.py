@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
@@ -154,46 +154,39 @@ class Part:
 
     name: str
     seconds: float
-    how: str
+    how: str = "alone"
     of: str = ""
 
 
 CHECKS, WRITES = "before the first write", "writes"
 
 
-def parts(medians: Mapping[str, float]) -> list[Part]:
+def parts(of: Mapping[str, float]) -> list[Part]:
     """The parts of a step from the probes' medians: those without `of` add up to the step."""
-    python = medians["idle step"] - medians["idle engine"]
-    inside_checks = [
-        Part(
-            "containers, hyperparameters",
-            medians["no gradients"] - medians["no gradients, .grad"],
-            "alone",
-            CHECKS,
-        ),
-        Part(".grad of every parameter", medians[".grad"], "alone", CHECKS),
-        Part("tensors read by DLPack", medians["reads"], "alone", CHECKS),
-    ]
-    inside_writes = [
-        Part("version counters", medians["versions"], "alone", WRITES),
-        Part("threads called together", medians["region"] - medians["no region"], "alone", WRITES),
-    ]
-
-    def rest(half: str, name: str, inside: list[Part]) -> Part:
-        seconds = medians[half] - sum(part.seconds for part in inside)
-        return Part(name, seconds, "rest of its half", inside[0].of)
-
-    left = medians["step"] - python - medians["checks"] - medians["writes"]
-    return [
-        Part("Python around the engine", python, "alone"),
-        Part(CHECKS, medians["checks"], "in the step"),
-        *inside_checks,
-        rest("checks", "layouts, overlaps, states found", inside_checks),
-        Part(WRITES, medians["writes"], "in the step"),
-        *inside_writes,
-        rest("writes", "update of the elements", inside_writes),
-        Part("not attributed", left, "rest of the step"),
-    ]
+    python = of["idle step"] - of["idle engine"]
+    containers = of["no gradients"] - of["no gradients, .grad"]
+    inside = {
+        CHECKS: {
+            "containers, hyperparameters": containers,
+            ".grad of every parameter": of[".grad"],
+            "tensors read by DLPack": of["reads"],
+        },
+        WRITES: {
+            "version counters": of["versions"],
+            "threads called together": of["region"] - of["no region"],
+        },
+    }
+    found = [Part("Python around the engine", python)]
+    for half, whole, rest in (
+        (CHECKS, of["checks"], "layouts, overlaps, states found"),
+        (WRITES, of["writes"], "update of the elements"),
+    ):
+        left = whole - sum(inside[half].values())
+        found.append(Part(half, whole, "in the step"))
+        found += [Part(name, seconds, of=half) for name, seconds in inside[half].items()]
+        found.append(Part(rest, left, "rest of its half", half))
+    left = of["step"] - python - of["checks"] - of["writes"]
+    return [*found, Part("not attributed", left, "rest of the step")]
 
 
 def table(found: Record) -> pd.DataFrame:
@@ -201,19 +194,16 @@ def table(found: Record) -> pd.DataFrame:
     columns: dict[str, dict[str, str]] = {"measured": {}}
     for row in found["rows"]:
         hot, cold = medians(row["samples"]), medians(row["cold_samples"])
-        shown = [(f"- {part.name}" if part.of else part.name, part) for part in parts(hot)]
-        shown += [
-            ("whole step", Part("", hot["step"], "whole")),
-            ("floor: a bare stream", Part("", hot["floor"], "alone")),
-            ("cold caches: whole step", Part("", cold["step"], "whole")),
-            (f"cold caches: {CHECKS}", Part("", cold["checks"], "in the step")),
-            (f"cold caches: {WRITES}", Part("", cold["writes"], "in the step")),
-        ]
+        shown = [replace(p, name=f"- {p.name}" if p.of else p.name) for p in parts(hot)]
+        shown += [Part("whole step", hot["step"], "whole"), Part("a bare stream", hot["floor"])]
+        shown += [Part("cold caches: whole step", cold["step"], "whole")]
+        shown += [Part(f"cold caches: {CHECKS}", cold["checks"], "in the step")]
+        shown += [Part(f"cold caches: {WRITES}", cold["writes"], "in the step")]
         columns[row["id"]] = {
-            name: f"{part.seconds * 1e6:,.1f} ({part.seconds / hot['step']:.0%})"
-            for name, part in shown
+            part.name: f"{part.seconds * 1e6:,.1f} ({part.seconds / hot['step']:.0%})"
+            for part in shown
         }
-        columns["measured"] = {name: part.how for name, part in shown}
+        columns["measured"] = {part.name: part.how for part in shown}
     return pd.DataFrame(columns).rename_axis("part").reset_index()
 
 

@@ -96,10 +96,10 @@ def run(
     settings = asdict(settings) if isinstance(settings, Plan) else settings
     found = record.header(kind, quick=arguments.quick, isa=forced, **settings) | about
     found["rows"] = []
-    best, console = _core.isa(), _console()
+    best, shown = _core.isa(), console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     # Drawn between rows only: a redraw inside a timed step would be part of its time.
-    with Progress(*columns, TimeElapsedColumn(), console=console, auto_refresh=False) as progress:
+    with Progress(*columns, TimeElapsedColumn(), console=shown, auto_refresh=False) as progress:
         task = progress.add_task("", total=len(chosen) * len(forced or [best]))
         for isa, (name, make) in product(forced or [best], chosen.items()):
             name = f"{name}, forced {isa}" if forced else name
@@ -118,7 +118,7 @@ def run(
     return int(any(row["verdict"] == "wrong" for row in found["rows"]))
 
 
-def _console() -> Console:
+def console() -> Console:
     """A file or pipe has no width of its own; all columns of a table need this much."""
     console = Console()
     return console if console.is_terminal else Console(width=160)
@@ -126,7 +126,7 @@ def _console() -> Console:
 
 def show(found: Record, table: Table) -> None:
     """The record on the terminal."""
-    _console().print(Markdown("\n".join([heading(found), markdown(table(found)), notes(found)])))
+    console().print(Markdown("\n".join([heading(found), markdown(table(found)), notes(found)])))
 
 
 def heading(found: Record) -> str:
