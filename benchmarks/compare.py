@@ -1,42 +1,22 @@
-"""What moved between two records of a kind: speeds, a move, the command."""
+"""What moved between two records of a kind: speeds, moves, the command."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
+import pandas as pd
+from rich.markdown import Markdown
 
 from benchmarks import record
 from benchmarks.contestants import FLOOR
 from benchmarks.method import Spread, ratios
 from benchmarks.record import Record
+from benchmarks.session import console, markdown
 
 HELP = "what moved beyond its noise between two records of a kind; exits 1 on a regression"
 
 # Identical contestants differ by up to 4% from where their tensors lie (race.py).
 SAME = 0.05
-
-
-@dataclass(frozen=True)
-class Move:
-    """The speed of something, as a ratio of two times of one process, in both records."""
-
-    id: str
-    old: Spread
-    new: Spread
-
-    @property
-    def change(self) -> float:
-        """Relative change of the median ratio; below 0 is slower than it was."""
-        return self.new.median / self.old.median - 1
-
-    @property
-    def beyond_noise(self) -> bool:
-        """Whether the middle halves of the rounds do not meet and the medians differ by SAME."""
-        apart = self.new.q3 < self.old.q1 or self.new.q1 > self.old.q3
-        return apart and abs(self.change) > SAME
 
 
 def ours(row: Record) -> list[str]:
@@ -67,10 +47,19 @@ def wrong(found: Record) -> list[str]:
     ]
 
 
-def moves(old: Record, new: Record) -> list[Move]:
-    """What both records have a speed of."""
-    before, after = speeds(old), speeds(new)
-    return [Move(name, before[name], after[name]) for name in before if name in after]
+def moves(old: Record, new: Record) -> pd.DataFrame:
+    """What both records have a speed of: medians, change, whether that is beyond noise.
+
+    It is where the middle halves of the rounds do not meet and the medians differ by SAME.
+    """
+    before, after = (pd.DataFrame(map(vars, s.values()), s) for s in (speeds(old), speeds(new)))
+    both = before.join(after, how="inner", rsuffix=" new")
+    if both.empty:
+        return both
+    both["change"] = both["median new"] / both["median"] - 1
+    apart = (both["q3 new"] < both["q1"]) | (both["q1 new"] > both["q3"])
+    both["moved"] = apart & (both["change"].abs() > SAME)
+    return both
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,29 +71,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Print what moved; 1 when something got slower or wrong, 2 when nothing can be compared."""
     old, new = record.load(arguments.old), record.load(arguments.new)
-    both = moves(old, new) if old["kind"] == new["kind"] else []
+    both = moves(old, new) if old["kind"] == new["kind"] else pd.DataFrame()
     broken = wrong(new)
-    console = Console()
-    if not both and not broken:
-        console.print(
+    if both.empty and not broken:
+        print(
             f"nothing to compare: {arguments.old} is of kind {old['kind']!r}, {arguments.new} of "
             f"kind {new['kind']!r}; two of one kind are needed, with a speed that both measured"
         )
         return 2
     for about in ("cpu", "threads"):
         if old["machine"][about] != new["machine"][about]:
-            console.print(f"{about} differs: {old['machine'][about]}, {new['machine'][about]}")
-    moved = [move for move in both if move.beyond_noise]
-    shown = Table("row", "old", "new", "change")
-    for move in sorted(moved, key=lambda move: move.change):
-        style = "red" if move.change < 0 else "green"
-        spreads = move.old.text(), move.new.text()
-        shown.add_row(move.id, *spreads, f"[{style}]{move.change:+.0%}")
-    if moved:
-        console.print(shown)
+            print(f"{about} differs: {old['machine'][about]}, {new['machine'][about]}")
+    moved = both[both["moved"]].sort_values("change") if len(both) else both
+    if len(moved):
+        shown = moved.drop(columns="moved").round(2).rename_axis("ratio").reset_index()
+        shown["change"] = shown["change"].map("{:+.0%}".format)
+        console().print(Markdown(markdown(shown.astype(str))))
     for name in speeds(old).keys() - speeds(new).keys():
-        console.print(f"{name}: not in {arguments.new}")
-    console.print(f"{len(moved)} of {len(both)} ratios moved beyond their noise")
+        print(f"{name}: not in {arguments.new}")
+    print(f"{len(moved)} of {len(both)} ratios moved beyond their noise")
     for name in broken:
-        console.print(f"[red]{name}: wrong result")
-    return int(bool(broken) or any(move.change < 0 for move in moved))
+        print(f"{name}: wrong result")
+    return int(bool(broken) or (len(moved) > 0 and bool((moved["change"] < 0).any())))

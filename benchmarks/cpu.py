@@ -9,16 +9,13 @@ from functools import partial
 
 import pandas as pd
 
-from benchmarks import session
 from benchmarks.contestants import FLOOR, MAKERS, Maker
 from benchmarks.method import Plan, ratios, spreads, verdict
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 from benchmarks.race import race
 from benchmarks.record import Record
-from benchmarks.session import microseconds, named
+from benchmarks.session import Question, Rows, microseconds, named
 from benchmarks.shapes import WORKS, Shape, numel
-
-HELP = "step time of every CPU work against torch's, each beside the floor of a bare stream"
 
 # Whom a row races.
 PEERS: dict[str, tuple[str, ...]] = {
@@ -146,14 +143,13 @@ def table(found: Record) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns).fillna("")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m benchmarks cpu`."""
-    session.add_arguments(parser)
-    session.add_isa(parser)
+def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
+    return {row.id: partial(run_row, row, plan, arguments.quick) for row in ROWS}
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Run the chosen rows."""
-    plan = session.plan(arguments)
-    rows = {row.id: partial(run_row, row, plan, arguments.quick) for row in ROWS}
-    return session.run("cpu", rows, arguments, table, plan)
+QUESTION = Question(
+    "cpu",
+    "step time of every CPU work against torch's, each beside the floor of a bare stream",
+    rows,
+    table,
+)

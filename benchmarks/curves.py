@@ -10,16 +10,14 @@ from functools import partial
 import pandas as pd
 import torch
 
-from benchmarks import session
 from benchmarks.contestants import FLOOR, MAKERS, forced
 from benchmarks.method import QUICK, Plan, ratios, spreads, verdict
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 from benchmarks.race import race
 from benchmarks.record import Record
+from benchmarks.session import Question, Rows
 from benchmarks.shapes import Shape
 from fastopt import _core
-
-HELP = "time per element against elements, tensors, threads, instruction set"
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,7 @@ def measure(point: Point, algorithm: str, dtype: str, plan: Plan) -> Record:
     finally:
         torch.set_num_threads(before)
     about = {"sweep": point.sweep, "x": point.x, "threads": point.threads}
+    about |= {"algorithm": algorithm, "dtype": dtype}
     return (
         about
         | found
@@ -116,22 +115,25 @@ def table(found: Record) -> pd.DataFrame:
     return pd.DataFrame(lines).fillna("")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m benchmarks curves`."""
-    session.add_arguments(parser, budget=0.5)
-    parser.add_argument("--algorithm", choices=ALGORITHMS, default="Adam")
-    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Measure all points."""
-    plan = session.plan(arguments)
-    algorithm, dtype = arguments.algorithm, arguments.dtype
-    points = sweeps(arguments.threads or torch.get_num_threads(), arguments.quick)
-    rows = {
-        f"{point.sweep}/{point.x}": partial(measure, point, algorithm, dtype, plan)
-        for point in points
+def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
+    return {
+        f"{point.sweep}/{point.x}": partial(
+            measure, point, arguments.algorithm, arguments.dtype, plan
+        )
+        for point in sweeps(torch.get_num_threads(), arguments.quick)
     }
-    settings = {"algorithm": algorithm, "dtype": dtype, **vars(plan)}
-    notes = ["ns per element, medians (and over the floor's time)"]
-    return session.run("curves", rows, arguments, table, settings, notes=notes)
+
+
+QUESTION = Question(
+    "curves",
+    "time per element against elements, tensors, threads, instruction set",
+    rows,
+    table,
+    Plan(budget=0.5),
+    forces=False,
+    options={
+        "--algorithm": {"choices": ALGORITHMS, "default": "Adam"},
+        "--dtype": {"choices": DTYPES, "default": "fp32"},
+    },
+    about={"notes": ["ns per element, medians (and over the floor's time)"]},
+)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import session
+from benchmarks.session import add_isa
 
 HELP = "every measurement, its JSON, the pictures, the report, the README's tables"
 
@@ -27,7 +27,7 @@ MEASUREMENTS: dict[str, list[str]] = {
     "train": ["train"],
     "peers": ["peers"],
     "micro": ["micro", "--budget", "0.5"],
-    "profile": ["micro", "--profile", "--budget", "0.5"],
+    "profile": ["profile"],
 }
 
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="tiny tensors: proves that all works, no more"
     )
-    session.add_isa(parser, "the tables with goals once more, fastopt forced to these: {}")
+    add_isa(parser, "the tables with goals once more, fastopt forced to these")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="the folder")
 
 

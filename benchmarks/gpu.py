@@ -255,7 +255,7 @@ def main(arguments: argparse.Namespace) -> int:
         found["rows"].append(measure(work, device, arguments.rounds))
         torch.cuda.empty_cache()
     found["seconds"] = time.perf_counter() - begin
-    session.show(found, table)
+    session.show(found, table(found))
     results = Path(__file__).parent / "results"
     record.save(arguments.output or results / f"{name.lower().replace(' ', '-')}.json", found)
     return int(bool(wrong))

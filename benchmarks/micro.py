@@ -17,18 +17,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks import profiling, session
+from benchmarks import profiling
 from benchmarks.contestants import MAKERS, Step, build, floor
 from benchmarks.cpu import QUICK_ELEMENTS
 from benchmarks.method import Plan, interleave, ratios, spreads, verdict
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 from benchmarks.profiling import Pieces, optimizer_of
 from benchmarks.record import Record
+from benchmarks.session import Question, Rows
 from benchmarks.shapes import WORKS, Shape
 from fastopt import _core
 from fastopt.rules import passes as reference
-
-HELP = "kernels and the parts of a step alone; --profile: where the time of whole steps goes"
 
 
 @dataclass(frozen=True)
@@ -222,19 +221,17 @@ def table(found: Record) -> pd.DataFrame:
     return pd.DataFrame(lines).fillna("")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m benchmarks micro`."""
-    session.add_arguments(parser, budget=1.0)
-    parser.add_argument(
-        "--profile", action="store_true", help="take whole steps apart instead (profile.json)"
-    )
+def measured(arguments: argparse.Namespace, plan: Plan) -> Rows:
+    made = rows(torch.get_num_threads(), arguments.quick)
+    return {name: partial(run_row, make, plan, arguments.quick) for name, make in made.items()}
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Run the chosen rows, or the profile."""
-    if arguments.profile:
-        return profiling.main(arguments)
-    plan = session.plan(arguments)
-    made = rows(arguments.threads or torch.get_num_threads(), arguments.quick)
-    calls = {name: partial(run_row, make, plan, arguments.quick) for name, make in made.items()}
-    return session.run("micro", calls, arguments, table, plan)
+QUESTION = Question(
+    "micro",
+    "kernels and the parts of a step alone",
+    measured,
+    table,
+    Plan(budget=1.0),
+    forces=False,
+    about={"notes": ["base: what the others of its row are compared with"]},
+)

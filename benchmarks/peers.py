@@ -17,16 +17,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks import session
 from benchmarks.contestants import FLOOR, MAKERS, Maker, of
 from benchmarks.cpu import peer, work_shapes
 from benchmarks.method import Plan, ratios, spreads, verdict
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 from benchmarks.race import race
 from benchmarks.record import Record
-from benchmarks.session import microseconds, named
-
-HELP = "every contestant, other libraries and torch.compile among them, on a few works"
+from benchmarks.session import Question, Rows, microseconds, named
 
 
 @dataclass(frozen=True)
@@ -118,9 +115,6 @@ ROWS = [
 COMPILED = "torch.compiled"
 MOST_COMPILED = 100
 
-# Every placement builds everybody anew, which compiles again.
-PLACEMENTS = 2
-
 
 def entrants(row: Row, tensors: int) -> tuple[list[str], dict[str, str]]:
     """Who can take part in a row, and why the others do not."""
@@ -186,22 +180,24 @@ def side_by_side(found: Record) -> pd.DataFrame:
     return shown.rename_axis("time over fastopt's").reset_index()
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m benchmarks peers`."""
-    session.add_arguments(parser, budget=8.0)
-    session.add_isa(parser)
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Run all works, a quick run the smallest. A wrong peer is reported, no more."""
-    plan = session.plan(arguments, placements=PLACEMENTS)
-    rows = {
+def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
+    """All works; of a quick run the smallest."""
+    return {
         row.id: partial(run_row, row, plan, arguments.quick)
         for row in ROWS
         if row.work == "mlp" or not arguments.quick
     }
-    versions = {library.distribution: library.version for library in LIBRARIES.values()}
-    del versions["fastopt"]  # the header has it, also where it runs from its tree
-    notes = ["not on a CPU: " + "; ".join(f"{name} ({why})" for name, why in GPU_ONLY.items())]
-    about = {"libraries": versions, "notes": notes}
-    return session.run("peers", rows, arguments, table, plan, **about)
+
+
+VERSIONS = {library.distribution: library.version for library in LIBRARIES.values()}
+del VERSIONS["fastopt"]  # the header has it, also where it runs from its tree
+NOT_HERE = "not on a CPU: " + "; ".join(f"{name} ({why})" for name, why in GPU_ONLY.items())
+QUESTION = Question(
+    "peers",
+    "every contestant, other libraries and torch.compile among them, on a few works",
+    rows,
+    table,
+    # Every placement builds everybody anew, which compiles again.
+    Plan(budget=8.0, placements=2),
+    about={"libraries": VERSIONS, "notes": [NOT_HERE]},
+)

@@ -206,7 +206,8 @@ def curve(found: Record, sweep: str) -> Figure | None:
     if not points:
         return None
     against, xlabel = SWEEPS[sweep]
-    title = "{algorithm} {dtype}: time against ".format(**found["settings"]) + against
+    of = {**found["settings"], **points[0]}
+    title = f"{of['algorithm']} {of['dtype']}: time against {against}"
     two: dict[str, Any] = {"sharex": True, "height_ratios": [3, 2]}
     figure, (times, over) = frame(found, title, 5.4, rows=2, **two)
     x = [point["x"] for point in points]

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 import fastopt
-from benchmarks import contestants, session
-from benchmarks.method import Samples
+from benchmarks import contestants
+from benchmarks.method import Plan, Samples
 from benchmarks.problem import ALGORITHMS, Problem
 from benchmarks.record import Record
+from benchmarks.session import Question, Rows
 from benchmarks.shapes import WORKS, Shape
 from fastopt import _core
 from fastopt.optim._fused import FusedStep
@@ -207,21 +208,26 @@ def table(found: Record) -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis("part").reset_index()
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Measure the chosen cases."""
-
+def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
     def case(work: str, algorithm: str) -> Record:
         shapes = WORKS[work]()
         if arguments.quick:
             shapes = [(7,) for _ in shapes[:10]]
-        budget = 0.0 if arguments.quick else 2 * arguments.budget
-        return measure(work, algorithm, shapes, budget)
+        return measure(work, algorithm, shapes, 2 * plan.budget)
 
-    notes = [
-        "microseconds and share of the step, medians, with hot caches; measured alone: run by "
-        "itself; in the step: read on the way; rest: what remains; cold caches: 32 MB were written "
-        "between steps"
-    ]
-    rows = {"/".join(names): partial(case, *names) for names in CASES}
-    settings = {"budget": arguments.budget}
-    return session.run("profile", rows, arguments, table, settings, notes=notes)
+    return {"/".join(names): partial(case, *names) for names in CASES}
+
+
+NOTE = (
+    "microseconds and share of the step, medians, with hot caches; measured alone: run by itself; "
+    "in the step: read on the way; rest: what remains; cold caches: 32 MB written between steps"
+)
+QUESTION = Question(
+    "profile",
+    "where the time of whole steps goes",
+    rows,
+    table,
+    Plan(budget=1.0),
+    forces=False,
+    about={"notes": [NOTE]},
+)

@@ -8,22 +8,14 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from benchmarks import cpu, curves, gpu, micro, peers, plots, profiling, record, train
+from benchmarks import cpu, curves, gpu, micro, peers, plots, profiling, record, tail, train
 from benchmarks.record import Record
-from benchmarks.session import Table, heading, markdown, notes
+from benchmarks.session import heading, markdown, notes
 
 HELP = "pictures, the README's tables and one HTML page of saved records"
 
-TABLES: dict[str, Table] = {
-    "cpu": cpu.table,
-    "tail": cpu.table,
-    "peers": peers.table,
-    "curves": curves.table,
-    "train": train.table,
-    "micro": micro.table,
-    "profile": profiling.table,
-    "gpu": gpu.table,
-}
+QUESTIONS = [m.QUESTION for m in (cpu, tail, peers, curves, train, micro, profiling)]
+TABLES = {question.kind: question.table for question in QUESTIONS} | {"gpu": gpu.table}
 # What of them the README leaves out.
 DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
 IN_README = ("cpu", "tail", "peers", "train")
@@ -67,7 +59,7 @@ def page(records: list[tuple[Record, list[Path]]]) -> str:
     sections = [METHOD]
     for found, pictures in records:
         settings = {**found["settings"], "command": " ".join(found["command"])}
-        settings |= {**found["machine"], **found["versions"]}
+        settings |= {**found["machine"], **found["versions"], **found.get("libraries", {})}
         facts = "; ".join(f"{name} {value}" for name, value in settings.items() if value)
         sections += [heading(found), *(_embedded(path) for path in pictures)]
         sections += [markdown(TABLES[found["kind"]](found)), notes(found), f"`{facts}`\n"]

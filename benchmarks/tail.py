@@ -16,15 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import session
 from benchmarks.contestants import MAKERS, Maker
 from benchmarks.cpu import Row, judged, table, work_shapes
 from benchmarks.method import Plan
 from benchmarks.problem import ALGORITHMS, CHECK_STEPS, DTYPES, Algorithm, Problem
 from benchmarks.race import race
 from benchmarks.record import Record
-
-HELP = "clip, AdamW and average in one pass against torch's passes; the cost of statistics"
+from benchmarks.session import Question, Rows
 
 OPTIONS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1}
 EMA_DECAY = 0.9  # the usual 0.999 would move too little in CHECK_STEPS to be checked
@@ -154,14 +152,13 @@ def run_row(
     return judged(asdict(row) | race(problem, entrants[row.against], plan, COARSE), quick)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m benchmarks tail`."""
-    session.add_arguments(parser)
-    session.add_isa(parser)
+def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
+    return {row.id: partial(run_row, row, plan, arguments.quick) for row in ROWS}
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Run the rows."""
-    plan = session.plan(arguments)
-    rows = {row.id: partial(run_row, row, plan, arguments.quick) for row in ROWS}
-    return session.run("tail", rows, arguments, table, plan)
+QUESTION = Question(
+    "tail",
+    "clip, AdamW and average in one pass against torch's passes; the cost of statistics",
+    rows,
+    table,
+)

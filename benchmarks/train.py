@@ -19,15 +19,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks import session
 from benchmarks.contestants import MAKERS, Maker
 from benchmarks.cpu import peer
-from benchmarks.method import Samples, ratios, spreads, verdict
+from benchmarks.method import Plan, Samples, ratios, spreads, verdict
 from benchmarks.record import Record
-from benchmarks.session import microseconds
+from benchmarks.session import Question, Rows, microseconds
 from benchmarks.text import Transformer, text_batches
-
-HELP = "trainings with torch.optim and with fastopt: same loss, time of a step and of all around it"
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -222,18 +219,20 @@ def table(found: Record) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*columns, "loss gap", "control's", "verdict"]).fillna("")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m benchmarks train`."""
-    session.add_arguments(parser, budget=None)
+def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
+    return {row.id: partial(run_row, row, arguments.quick) for row in ROWS}
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Run all trainings; wrong is fastopt where its losses are not torch's."""
-    rows = {row.id: partial(run_row, row, arguments.quick) for row in ROWS}
-    notes = [
-        f"right: the loss is torch.default's but for {LOSS_TOLERANCE:g} over {CHECKED} steps; loss "
-        "gap: the largest difference over all steps, relative; control's: torch.default's from "
-        "weights one rounding step off"
-    ]
-    settings = {"warm_up": WARM_UP}
-    return session.run("train", rows, arguments, table, settings, notes=notes)
+NOTE = (
+    f"right: the loss is torch.default's but for {LOSS_TOLERANCE:g} over {CHECKED} steps; gap: "
+    "the largest difference over all steps, relative; control's: torch.default's from weights one "
+    "rounding step off"
+)
+QUESTION = Question(
+    "train",
+    "trainings with torch.optim and with fastopt: same loss, time of a step and of all around it",
+    rows,
+    table,
+    plan=None,
+    about={"warm_up": WARM_UP, "notes": [NOTE]},
+)
