@@ -53,7 +53,7 @@ def moves(old: Record, new: Record) -> pd.DataFrame:
     It is where the middle halves of the rounds do not meet and the medians differ by SAME.
     """
     before, after = (pd.DataFrame(map(vars, s.values()), s) for s in (speeds(old), speeds(new)))
-    both = before.join(after, how="inner", rsuffix=" new")
+    both = before.join(after.add_suffix(" new"), how="inner")
     if both.empty:
         return both
     both["change"] = both["median new"] / both["median"] - 1
