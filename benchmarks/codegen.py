@@ -70,39 +70,28 @@ TARGETS = [
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a kernel does beside its rule: GradScaler's part, then the passes it has."""
-
-    scaler: int = 0
-    passes: tuple[str, ...] = ()
-
-    def has(self, name: str) -> bool:
-        return name in self.passes
-
-
-ALL_PASSES = ("PREPARES", "AVERAGES", "CLEARS", "TRACKS")
-KINDS = [Kind(), Kind(2), Kind(2, ALL_PASSES[:3]), Kind(2, ALL_PASSES)]
-NORM = "norm"  # in place of a rule: the kernel that sums the squares of a gradient's blocks
-
-
-@dataclass(frozen=True)
 class Case:
-    """One kernel to compile."""
+    """One kernel to compile: beside its rule it has GradScaler's part, or not, and passes."""
 
     target: Target
     rule: str
     variant: int
     dtype: str
-    kind: Kind = KINDS[0]
+    scaler: int = 0
+    passes: tuple[str, ...] = ()
 
     @property
     def states(self) -> int:
         return 0 if self.rule == NORM else len(_core.variants(self.rule)[self.variant])
 
     def __str__(self) -> str:
-        what = f"{self.target.name} {self.rule} variant {self.variant} {self.dtype}"
-        passes = ", ".join(self.kind.passes) or "none"
-        return f"{what}, scaler {self.kind.scaler}, passes {passes}"
+        about = f"{self.target.name} {self.rule} variant {self.variant} {self.dtype}"
+        return f"{about}, scaler {self.scaler}, passes {', '.join(self.passes) or 'none'}"
+
+
+PASSES = ("PREPARES", "AVERAGES", "CLEARS", "TRACKS")
+KINDS: list[tuple[int, tuple[str, ...]]] = [(0, ()), (2, ()), (2, PASSES[:3]), (2, PASSES)]
+NORM = "norm"  # in place of a rule: the kernel that sums the squares of a gradient's blocks
 
 
 @dataclass
@@ -111,8 +100,6 @@ class Code:
 
     case: Case
     registers: int = 0
-    loads: int = 0
-    stores: int = 0
     in_flight: float = 0.0
     faults: list[str] = field(default_factory=list)
 
@@ -121,7 +108,7 @@ def cases(targets: list[Target]) -> list[Case]:
     """Every rule, variant, dtype and kind for these targets; then the norm."""
     variants = [(rule, v) for rule in _core.rules() for v in range(len(_core.variants(rule)))]
     updates = [
-        Case(target, rule, variant, dtype, kind)
+        Case(target, rule, variant, dtype, *kind)
         for target, (rule, variant), dtype, kind in product(targets, variants, ITEM_BYTES, KINDS)
     ]
     return updates + [
@@ -152,7 +139,7 @@ def compile_case(case: Case) -> Any:
         types |= {"first_sums": "*i64", "sums": "*fp64", "nonfinite": "*i32"}
     else:
         function = kernel.multi_tensor
-        switches = Switches(*map(case.kind.has, Switches._fields))
+        switches = Switches(*(name in case.passes for name in Switches._fields))
         tile = bucket.tile_for(item_bytes, switches)
         warps, registers = tile.warps, tile.registers
         constants |= {
@@ -160,16 +147,16 @@ def compile_case(case: Case) -> Any:
             "VARIANT": case.variant,
             "STATES": case.states,
             "SCALARS": len(_core.scalar_names(case.rule)),
-            "SCALER": case.kind.scaler,
+            "SCALER": case.scaler,
             **switches._asdict(),
             **bucket.lanes(item_bytes, target.warp),
         }
         types |= {"scalars": f"*{compute}", "found_inf": "*fp32", "grad_scale": "*fp32"}
         tables = {"groups": "*i32", "numbers": "*fp64", "factors": "*fp64", "begins": "*i32"}
         tables |= {"sums": "*fp64"}
-        if not case.kind.passes:  # as a launch leaves them out
+        if not case.passes:  # as a launch leaves them out
             constants |= dict.fromkeys(tables)
-        elif not case.kind.has("TRACKS"):
+        elif "TRACKS" not in case.passes:
             constants["sums"] = None
         types |= tables
     signature = {**types, **dict.fromkeys(constants, "constexpr")}
@@ -220,23 +207,23 @@ def inspect(case: Case) -> Code:
         spilled = sum(map(int, re.findall(HIP_SPILLS, text)))
         accesses = "(?:global|buffer)_load_dwordx4", "(?:global|buffer)_store_dwordx4"
         inexact = re.findall(HIP_INEXACT, compiled.asm["llir"])
-    code.loads, code.stores = (len(re.findall(access, text)) for access in accesses)
-    kind, item_bytes = case.kind, ITEM_BYTES[case.dtype]
+    loads, stores = (len(re.findall(access, text)) for access in accesses)
+    item_bytes = ITEM_BYTES[case.dtype]
     if case.rule == NORM:  # a copy for aligned, whole blocks; the other takes single elements
         warps, thread_bytes = bucket.NORM_WARPS, bucket.NORM_BYTES // case.target.warp
         streams, written, copies = 1, 0, 1
     else:  # full blocks and the tail's whole vectors: two copies of every access
         warps, thread_bytes = bucket.TILES[item_bytes].warps, bucket.TILES[item_bytes].thread_bytes
-        streams = 2 + case.states + kind.has("AVERAGES")
-        written = streams - 1 + (kind.scaler == 2 or kind.has("CLEARS"))
+        streams = 2 + case.states + ("AVERAGES" in case.passes)
+        written = streams - 1 + (case.scaler == 2 or "CLEARS" in case.passes)
         copies = 2
     per_stream = copies * thread_bytes // 16
     for what, found, expected in (
-        ("loads", code.loads, streams * per_stream),
-        ("stores", code.stores, written * per_stream),
+        ("loads", loads, streams * per_stream),
+        ("stores", stores, written * per_stream),
     ):
         # Passes read rows of numbers and store sums, some of them as vectors.
-        if found < expected or (found > expected and not kind.passes):
+        if found < expected or (found > expected and not case.passes):
             code.faults.append(f"{found} {what} of 128 bits, expected {expected}")
     threads = case.target.threads(code.registers, warps * case.target.warp)
     code.in_flight = threads * thread_bytes * streams / case.target.bytes_needed
@@ -244,7 +231,7 @@ def inspect(case: Case) -> Code:
         code.faults.append(f"{spilled} bytes or registers spilled")
     if inexact:
         code.faults.append(f"inexact arithmetic: {sorted(set(inexact))}")
-    if not kind.has("TRACKS"):  # whose sums need registers and go through shared memory
+    if "TRACKS" not in case.passes:  # whose sums need registers and go through shared memory
         if code.in_flight < 1:
             code.faults.append(
                 f"{code.registers} registers keep only {code.in_flight:.0%} under way"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,50 +31,23 @@ class Point:
     isas: tuple[str, ...] = ()  # fastopt takes part with each of them, instead of with its best
 
 
-def _half_decades(first: int, last: int) -> Iterator[int]:
-    """`first` and `last` as powers of ten, two points per decade."""
-    for half in range(2 * first, 2 * last + 1):
-        yield round(10 ** (half / 2))
-
-
-def by_elements(threads: int, last: int = 8) -> list[Point]:
-    """One tensor of 1e2 elements and more."""
-    return [Point("elements", n, [(n,)], threads) for n in _half_decades(2, last)]
-
-
-def by_tensors(threads: int, elements: int = 10**6, last: int = 4) -> list[Point]:
-    """`elements` in 1 tensor and more."""
-    return [Point("tensors", n, [(elements // n,)] * n, threads) for n in _half_decades(0, last)]
-
-
-def by_threads(threads: int, elements: int = 2**24, sweep: str = "threads") -> list[Point]:
-    """One tensor of `elements` with 1 thread and more."""
-    counts = sorted({*(2**k for k in range(threads.bit_length())), threads})
-    return [Point(sweep, n, [(elements,)], n) for n in counts]
-
-
-def by_isa(threads: int, sizes: Sequence[int] = (10**3, 10**4, 10**5, 10**6, 10**7)) -> list[Point]:
-    """One tensor of each size with every instruction set that this processor can run."""
-    isas = tuple(_core.supported_isas())
-    return [Point("isa", n, [(n,)], threads, isas) for n in sizes]
-
-
-def sweeps(threads: int, quick: bool) -> list[Point]:
+def sweeps(threads: int, quick: bool) -> Iterator[Point]:
     """All points; the quick ones are of the same sweeps, cut short."""
-    if quick:
-        return [
-            *by_elements(threads, last=3),
-            *by_tensors(threads, elements=100, last=1),
-            *by_threads(threads, elements=1000),
-            *by_isa(threads, sizes=(100, 1000)),
-        ]
-    return [
-        *by_elements(threads),
-        *by_tensors(threads),
-        *by_threads(threads),
-        *by_threads(threads, elements=2**18, sweep="threads-cached"),
-        *by_isa(threads),
-    ]
+
+    def half_decades(first: int, last: int) -> Iterator[int]:
+        return (round(10 ** (half / 2)) for half in range(2 * first, 2 * last + 1))
+
+    for n in half_decades(2, 3 if quick else 8):
+        yield Point("elements", n, [(n,)], threads)
+    elements = 100 if quick else 10**6
+    for n in half_decades(0, 1 if quick else 4):
+        yield Point("tensors", n, [(elements // n,)] * n, threads)
+    counts = sorted({*(2**k for k in range(threads.bit_length())), threads})
+    for sweep, elements in (("threads", 2**24), ("threads-cached", 2**18)):
+        for n in counts:
+            yield Point(sweep, n, [(1000 if quick else elements,)], n)
+    for n in (100, 1000) if quick else (10**3, 10**4, 10**5, 10**6, 10**7):
+        yield Point("isa", n, [(n,)], threads, tuple(_core.supported_isas()))
 
 
 def measure(point: Point, algorithm: str, dtype: str, plan: Plan) -> Record:

@@ -124,16 +124,13 @@ def contestants(found: Record) -> Figure | None:
         label, base = row["id"].replace("/", "  "), row.get("base", "fastopt")
         times = spreads(row["samples"])
         over = ratios(row["samples"], base) if base in times else {}
-        for name, ratio in over.items():
-            if name not in (base, FLOOR):
-                us = microseconds(
-                    times[name].median / row.get("units", 1), 4 if "base" in row else 1
-                )
-                text = f"{ratio.median:.2f}x {base}, {us} us" + ", noisy" * (
-                    row["verdict"] == "noisy"
-                )
-                colour = VERDICTS["short"] if base == "fastopt" and ratio.median < 1 else OURS
-                lines.append(Bar(f"{label}   {name}", ratio, text, colour))
+        for name in (name for name in over if name not in (base, FLOOR)):
+            us = times[name].median / row.get("units", 1) * 1e6
+            text = f"{over[name].median:.2f}x {base}, {us:,.4g} us"
+            text += ", noisy" * (row["verdict"] == "noisy")
+            slower = base == "fastopt" and over[name].median < 1
+            colour = VERDICTS["short"] if slower else OURS
+            lines.append(Bar(f"{label}   {name}", over[name], text, colour))
         lines += [Bar(f"{label}   {name}", None, "WRONG RESULT") for name in row.get("wrong", [])]
     xlabel = "time / fastopt's or the base's (median; thin line: quartiles)"
     return bars(found, "Everybody's time over one", xlabel, lines)
@@ -166,25 +163,22 @@ def profile(found: Record) -> Figure | None:
     for row in found["rows"]:
         made = parts(medians(row["samples"]))
         halves = {part.of for part in made}
-        small = {part.name: part.seconds for part in made if part.name not in halves}
-        seconds[row["id"], ""] = small
-    xlabel = "share of optimizer.step() (medians)"
-    title = "Where a step's time goes, hot caches"
+        of = {part.name: part.seconds for part in made if part.name not in halves}
+        seconds[row["id"], ""] = of
+    title, xlabel = "Where a step's time goes, hot caches", "share of optimizer.step() (medians)"
     return stacks(found, title, pd.DataFrame(seconds).T, xlabel)
 
 
 def training(found: Record) -> Figure | None:
     """A bar a contestant: forward and backward, then the update."""
-    seconds = {
-        (row["id"], name): {
-            "forward and backward": spreads(row["around"])[name].median,
-            "optimizer.step()": time.median,
-        }
-        for row in found["rows"]
-        for name, time in spreads(row["samples"]).items()
-    }
-    xlabel = "time of the slowest contestant of each row = 100 % (medians)"
+    seconds = {}
+    for row in found["rows"]:
+        around = spreads(row["around"])
+        for name, time in spreads(row["samples"]).items():
+            of = {"forward and backward": around[name].median, "optimizer.step()": time.median}
+            seconds[row["id"], name] = of
     title = "A training step: forward and backward, update"
+    xlabel = "time of the slowest contestant of each row = 100 % (medians)"
     return stacks(found, title, pd.DataFrame(seconds).T, xlabel)
 
 
