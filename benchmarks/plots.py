@@ -122,11 +122,9 @@ def contestants(found: Record) -> Figure | None:
     lines = []
     for row in found["rows"]:
         label, base = row["id"].replace("/", "  "), row.get("base", "fastopt")
-        times = spreads(row["samples"])
-        over = ratios(row["samples"], base) if base in times else {}
+        over = ratios(row["samples"], base) if base in row["samples"] else {}
         for name in (name for name in over if name not in (base, FLOOR)):
-            us = times[name].median / row.get("units", 1) * 1e6
-            text = f"{over[name].median:.2f}x {base}, {us:,.4g} us"
+            text = f"{over[name].median:.2f}x {base}"
             text += ", noisy" * (row["verdict"] == "noisy")
             slower = base == "fastopt" and over[name].median < 1
             colour = VERDICTS["short"] if slower else OURS
