@@ -46,22 +46,18 @@ def forced(make: Maker, isa: str) -> Maker:
 
     def maker(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
         optimizer = make(cls, params, options)
-        optimizer.step = on_isa(isa, optimizer.step)  # type: ignore[method-assign, assignment]
+        step = optimizer.step
+
+        def chosen() -> None:
+            best = _core.isa()
+            _core.select_isa(isa)
+            step()
+            _core.select_isa(best)  # the floor runs with it
+
+        optimizer.step = chosen  # type: ignore[method-assign, assignment]
         return optimizer
 
     return maker
-
-
-def on_isa(isa: str, step: Step) -> Step:
-    """`step` on one instruction set, the one before it put back; choosing one takes 0.1 us."""
-
-    def chosen() -> None:
-        before = _core.isa()
-        _core.select_isa(isa)
-        step()
-        _core.select_isa(before)
-
-    return chosen
 
 
 # On a CPU torch's default is its for-loop.

@@ -33,8 +33,8 @@ class Row:
     work: str
     algorithm: str
     dtype: str
-    against: str  # a key of PEERS, or of tail.ENTRANTS
-    goal: float  # peer's time over fastopt's, at least
+    against: str  # a key of PEERS, or of tail.ENTRANTS; everybody: see peers.py
+    goal: float | None = None  # peer's time over fastopt's, at least
     floor_goal: float | None = None  # fastopt's time over the floor's, at most
 
     @property
@@ -103,14 +103,16 @@ def peer(row: Record) -> str:
 def judged(row: Record, quick: bool) -> Record:
     """The row with its verdict, wrong if fastopt is or every peer, and with the goals it misses."""
     quickest = peer(row)
+    missed: list[str] = []
     if not quickest:
-        return row | {"verdict": "wrong", "missed": []}
-    ratio = ratios(row["samples"], "fastopt")[quickest]
-    floor = ratios(row["samples"], FLOOR)["fastopt"]
-    goal = row["floor_goal"]
-    missed = ["ratio"] * (ratio.median < row["goal"])
-    missed += ["floor"] * (goal is not None and floor.median > goal)
-    claims = [ratio] if goal is None else [ratio, floor]
+        return row | {"verdict": "wrong", "missed": missed}
+    claims = [ratios(row["samples"], "fastopt")[quickest]]
+    if row["goal"] is not None and claims[0].median < row["goal"]:
+        missed.append("ratio")
+    if row["floor_goal"] is not None:
+        claims.append(ratios(row["samples"], FLOOR)["fastopt"])
+        if claims[1].median > row["floor_goal"]:
+            missed.append("floor")
     return row | {"verdict": verdict(quick, bool(missed), *claims), "missed": missed}
 
 

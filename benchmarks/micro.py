@@ -11,7 +11,6 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -200,25 +199,18 @@ def run_row(make: Callable[[], Bench], plan: Plan, quick: bool = False) -> Recor
 
 
 def table(found: Record) -> pd.DataFrame:
-    """A line a contestant; the base of each row first."""
-    lines: list[dict[str, Any]] = []
+    """A line a contestant, the base of each row first; one that is wrong is all that is said."""
+    lines = []
     for row in found["rows"]:
         over = ratios(row["samples"], row["base"]) if row["samples"] else {}
-        if not over:
-            wrong = f"**wrong**: {', '.join(row['wrong'])}"
-            lines.append({"row": row["id"], "contestant": wrong})
-        for who, time in spreads(row["samples"]).items():
-            is_base = who == row["base"]
-            lines.append(
-                {
-                    "row": row["id"] if is_base else "",
-                    "contestant": who,
-                    "ns": f"{time.median * 1e9 / row['units']:,.3f} / {row['unit']}",
-                    "time / base": "base" if is_base else over[who].text(),
-                    "": row["verdict"] if is_base else "",
-                }
-            )
-    return pd.DataFrame(lines).fillna("")
+        lines += [
+            (row["id"], f"{name} is **wrong**", "", "", "wrong") for name in row.get("wrong", [])
+        ]
+        for name, time in spreads(row["samples"]).items():
+            ns = f"{time.median * 1e9 / row['units']:,.3f} / {row['unit']}"
+            ratio = "base" if name == row["base"] else over[name].text()
+            lines.append((row["id"], name, ns, ratio, row["verdict"]))
+    return pd.DataFrame(lines, columns=["row", "contestant", "ns", "time / base", ""])
 
 
 def measured(arguments: argparse.Namespace, plan: Plan) -> Rows:

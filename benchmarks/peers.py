@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.contestants import FLOOR, MAKERS, Maker, of
-from benchmarks.cpu import peer, work_shapes
-from benchmarks.method import Plan, ratios, spreads, verdict
+from benchmarks.cpu import Row, judged, work_shapes
+from benchmarks.method import Plan, ratios, spreads
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 from benchmarks.race import race
 from benchmarks.record import Record
@@ -88,27 +88,12 @@ GPU_ONLY = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """One work for everybody."""
-
-    work: str
-    algorithm: str
-    dtype: str = "fp32"
-
-    @property
-    def id(self) -> str:
-        """How compare addresses the row."""
-        return f"{self.work}/{self.algorithm}/{self.dtype}"
-
-
 ROWS = [
-    Row("1x16M", "AdamW"),
-    Row("100x256x256", "AdamW"),
-    Row("1000x64", "AdamW"),
-    Row("mlp", "AdamW"),
-    Row("100x256x256", "RMSprop"),
-    Row("mlp", "RMSprop"),
+    *(
+        Row(work, "AdamW", "fp32", "everybody")
+        for work in ("1x16M", "100x256x256", "1000x64", "mlp")
+    ),
+    *(Row(work, "RMSprop", "fp32", "everybody") for work in ("100x256x256", "mlp")),
 ]
 
 # torch.compile unrolls a step over its tensors. 100 took it 30 s here, 1000 took 292.
@@ -139,11 +124,7 @@ def run_row(row: Row, plan: Plan, quick: bool = False) -> Record:
     found = race(problem, {name: LIBRARIES[name].make for name in taking}, plan, coarse)
     found["absent"] = absent | found["absent"]
     found["coarse"] = {name: share for name, share in coarse.items() if share}
-    quickest = peer(found)
-    judgement = "wrong"
-    if quickest:
-        judgement = verdict(quick, False, ratios(found["samples"], "fastopt")[quickest])
-    return asdict(row) | found | {"verdict": judgement}
+    return judged(asdict(row) | found, quick)
 
 
 def table(found: Record) -> pd.DataFrame:
