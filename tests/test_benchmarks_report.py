@@ -89,7 +89,7 @@ class Page(HTMLParser):
             self.lines[-1].append("")
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+        assert tag in self.VOID or self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         if "style" in self.open:
