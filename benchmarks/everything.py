@@ -27,7 +27,7 @@ MEASUREMENTS: dict[str, list[str]] = {
     "train": ["train"],
     "peers": ["peers"],
     "micro": ["micro", "--budget", "0.5"],
-    "profile": ["profile"],
+    "profile": ["profile", "--budget", "0.5"],
 }
 
 
