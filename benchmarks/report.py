@@ -76,14 +76,13 @@ def _embedded(path: Path) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m benchmarks report`."""
     parser.add_argument("files", nargs="+", type=record.saved, metavar="FILE.json")
-    parser.add_argument(
-        "--out", type=Path, help="folder of report.html, tables.md and pictures; default: FILE's"
-    )
+    folder = "folder of report.html, tables.md and pictures"
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help=folder)
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Write it all, print the README's tables."""
-    out = arguments.out or arguments.files[0].parent
+    out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     records, tables = [], []
     for path in arguments.files:

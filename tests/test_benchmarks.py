@@ -16,7 +16,18 @@ import torch
 from support import run_benchmarks
 from torch import Tensor
 
-from benchmarks import contestants, cpu, everything, method, peers, race, record, report, shapes
+from benchmarks import (
+    contestants,
+    cpu,
+    everything,
+    method,
+    peers,
+    plots,
+    race,
+    record,
+    report,
+    shapes,
+)
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 from fastopt import _core
 
@@ -255,7 +266,7 @@ def test_list_and_only() -> None:
 
 def test_quick_curves_have_every_sweep(quick_benchmarks: tuple[Path, str]) -> None:
     points = json.loads((quick_benchmarks[0] / "curves.json").read_text())["rows"]
-    assert {point["sweep"] for point in points} == {"elements", "tensors", "threads", "isa"}
+    assert {point["sweep"] for point in points} == plots.SWEEPS.keys()
     isas = {f"fastopt.{isa}" for isa in _core.supported_isas()}
     for point in points:
         ours = isas if point["sweep"] == "isa" else {"fastopt"}
