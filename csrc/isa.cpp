@@ -32,10 +32,12 @@ struct Around {
         track(passes.track_stats) {}
 };
 
+inline bool rarely(bool x) { return __builtin_expect(x, false); }
+
 // Load every stream, update, store what may be written; `Lanes` is Full or Partial.
 template <class E, class Variant, bool kMore, class Lanes, class Update>
 inline void apply(const Lanes& lanes, char* const* streams, int64_t i, const Update& update,
-                  const Around<Compute<E>>& around, SquareSum<E>* sums) {
+                  const Around<Compute<E>>& around, Squares<E>* sums) {
   using S = Storage<E>;
   using V = Compute<E>;
   constexpr int kStates = Variant::kStates, kParts = S::kParts;
@@ -51,26 +53,26 @@ inline void apply(const Lanes& lanes, char* const* streams, int64_t i, const Upd
     V g = S::widen(raw[1], part);
     V state[kStates + 1];
     for (int k = 0; k < kStates; ++k) state[k] = S::widen(raw[2 + k], part);
-    if (around.unscale) g = g / around.grad_scale;
+    if (rarely(around.unscale)) g = g / around.grad_scale;
     unscaled[part] = g;
     if constexpr (kMore) {
       g *= around.clip_factor;  // exact where nothing is clipped: 1
-      if (around.clamp) g = clamp(g, around.max_grad_value);
+      if (rarely(around.clamp)) g = clamp(g, around.max_grad_value);
     }
-    if (around.maximize) g = -g;
+    if (rarely(around.maximize)) g = -g;
     if constexpr (kMore) {
-      if (around.penalise) g += p > 0 ? around.l1 : p < 0 ? -around.l1 : V{};
+      if (rarely(around.penalise)) g += p > 0 ? around.l1 : p < 0 ? -around.l1 : V{};
     }
     update(p, g, state);
     param[part] = p;
     for (int k = 0; k < kStates; ++k) states[k][part] = state[k];
   }
-  if (around.unscale) store(1, S::narrow(unscaled));
+  if (rarely(around.unscale)) store(1, S::narrow(unscaled));
   store(0, S::narrow(param));
   for (int k = 0; k < kStates; ++k) store(2 + k, S::narrow(states[k]));
   if constexpr (kMore) {
     const Raw weight = load(0);  // as it was rounded to its type
-    if (around.average) {
+    if (rarely(around.average)) {
       const Raw last = load(2 + kStates);
       V average[kParts];
       for (int part = 0; part < kParts; ++part) {
@@ -78,14 +80,15 @@ inline void apply(const Lanes& lanes, char* const* streams, int64_t i, const Upd
       }
       store(2 + kStates, S::narrow(average));
     }
-    if (around.clear) store(1, Raw{});
+    if (rarely(around.clear)) store(1, Raw{});
     if (around.track) {
       for (int part = 0; part < kParts; ++part) {
         const V now = S::widen(weight, part);
-        sums[kGradSquares].add(i, part, unscaled[part]);
-        sums[kUpdateSquares].add(i, part, now - S::widen(raw[0], part));
-        sums[kWeightSquares].add(i, part, now);
+        sums->add(kGradSquares, i, part, unscaled[part]);
+        sums->add(kUpdateSquares, i, part, now - S::widen(raw[0], part));
+        sums->add(kWeightSquares, i, part, now);
       }
+      sums->advance(i + kNumbers<E>);
     }
   }
 }
@@ -117,20 +120,19 @@ void kernel(const Run* runs, int64_t run_count, const double* scalars, const Pas
   const int streams = 2 + Variant::kStates + (kMore && passes.average);
   for (const Run* run = runs; run < runs + run_count; ++run) {
     const Run local = *run;
-    SquareSum<E> sums[kMore ? kSums : 1];
+    Squares<E> sums;
     int64_t i = 0;
     for (; i + kNumbers<E> <= local.count; i += kNumbers<E>) {
       for (int k = 0; k < (Variant::kPrefetch || kMore ? streams : 0); ++k) {
         __builtin_prefetch(local.streams[k] + i * int64_t(sizeof(E)) + kPrefetchBytes);
       }
-      apply<E, Variant, kMore>(Full{}, local.streams, i, update, around, sums);
+      apply<E, Variant, kMore>(Full{}, local.streams, i, update, around, &sums);
     }
     if (i < local.count) {
-      apply<E, Variant, kMore>(Partial{local.count - i}, local.streams, i, update, around, sums);
+      apply<E, Variant, kMore>(Partial{local.count - i}, local.streams, i, update, around, &sums);
+      i += kNumbers<E>;
     }
-    if (kMore && around.track) {
-      for (int k = 0; k < kSums; ++k) local.sums[k] += sums[k].total();
-    }
+    if (kMore && around.track) sums.finish(i, local.sums);
   }
 }
 

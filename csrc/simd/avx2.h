@@ -15,6 +15,9 @@ inline F64 fma(F64 a, F64 b, F64 c) {
 inline F32 sqrt(F32 x) { return (F32)_mm256_sqrt_ps((__m256)x); }
 inline F64 sqrt(F64 x) { return (F64)_mm256_sqrt_pd((__m256d)x); }
 
+inline F64 to_doubles(H32 x) { return (F64)_mm256_cvtps_pd((__m128)x); }
+constexpr bool kFusesDoubles = true;
+
 inline U32 zero_extend(U16 x) { return (U32)_mm256_cvtepu16_epi32((__m128i)x); }
 inline U32 upper_halves(U32 even, U32 odd) {
   return (U32)_mm256_blend_epi16((__m256i)(even >> 16), (__m256i)odd, 0xaa);

@@ -19,6 +19,9 @@ inline F64 fma(F64 a, F64 b, F64 c) {
 inline F32 sqrt(F32 x) { return (F32)_mm512_sqrt_ps((__m512)x); }
 inline F64 sqrt(F64 x) { return (F64)_mm512_sqrt_pd((__m512d)x); }
 
+inline F64 to_doubles(H32 x) { return (F64)_mm512_cvtps_pd((__m256)x); }
+constexpr bool kFusesDoubles = true;
+
 inline U32 zero_extend(U16 x) { return (U32)_mm512_cvtepu16_epi32((__m256i)x); }
 inline U32 upper_halves(U32 even, U32 odd) { return even >> 16 | (odd & 0xffff0000); }
 inline bool any_nan(F32 a, F32 b) {

@@ -39,6 +39,9 @@ inline F64 fma(F64 a, F64 b, F64 c) {
   return F64{__builtin_fma(a[0], b[0], c[0]), __builtin_fma(a[1], b[1], c[1])};
 }
 
+inline F64 to_doubles(H32 x) { return __builtin_convertvector(x, F64); }
+constexpr bool kFusesDoubles = false;
+
 inline U32 zero_extend(U16 x) { return __builtin_convertvector(x, U32); }
 inline U32 upper_halves(U32 even, U32 odd) { return even >> 16 | (odd & 0xffff0000); }
 

@@ -24,6 +24,7 @@ using F32 = VectorOf<float, kLanes32>::type;
 using I32 = VectorOf<int32_t, kLanes32>::type;
 using U32 = VectorOf<uint32_t, kLanes32>::type;
 using U16 = VectorOf<uint16_t, kLanes32>::type;  // as many lanes as F32: half a register
+using H32 = VectorOf<float, kLanes64>::type;     // as many lanes as F64: half a register
 using F64 = VectorOf<double, kLanes64>::type;
 
 // x - 0 is x for every x, so the compiler reduces this to a broadcast (0 + x would lose -0).
@@ -155,9 +156,12 @@ struct Ordered<bfloat16> : InOrder<U16, F32> {
 template <class E>
 using Compute = typename Storage<E>::Compute;
 
+template <class E>
+using Number = decltype(Compute<E>{}[0] + 0);
+
 // How many numbers a vector holds, and a register of them as it is stored.
 template <class E>
-constexpr int kLanes = sizeof(Compute<E>) / sizeof(Compute<E>{}[0]);
+constexpr int kLanes = sizeof(Compute<E>) / sizeof(Number<E>);
 template <class E>
 constexpr int kNumbers = kLanes<E> * Storage<E>::kParts;
 
