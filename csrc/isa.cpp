@@ -32,17 +32,15 @@ struct Around {
         track(passes.track_stats) {}
 };
 
-inline bool rarely(bool x) { return __builtin_expect(x, false); }
-
 // Load every stream, update, store what may be written; `Lanes` is Full or Partial.
 template <class E, class Variant, bool kMore, class Lanes, class Update>
 inline void apply(const Lanes& lanes, char* const* streams, int64_t i, const Update& update,
                   const Around<Compute<E>>& around, Squares<E>* sums) {
   using S = Storage<E>;
+  using Raw = typename S::Raw;
   using V = Compute<E>;
   constexpr int kStates = Variant::kStates, kParts = S::kParts;
   const auto at = [&](int k) { return reinterpret_cast<E*>(streams[k]) + i; };
-  using Raw = typename S::Raw;
   const auto load = [&](int k) { return lanes.template load<S>(at(k)); };
   const auto store = [&](int k, Raw raw) { lanes.template store<S>(at(k), raw); };
   Raw raw[2 + kStates];
