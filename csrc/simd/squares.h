@@ -38,13 +38,11 @@ inline double halve(double* sum, int64_t size) {
 template <class E>
 inline void load_squares(const E* numbers, int64_t i, int64_t count, F64* squares) {
   using S = Ordered<E>;
-  const auto load = [&](const auto& lanes) {
-    return S::widen(lanes.template load<S>(numbers + i), 0);
-  };
   const int64_t left = count - i;
-  const Compute<E> x = left >= kLanes<E> ? load(Full{})
-                       : left > 0        ? load(Partial{left})
-                                         : Compute<E>{};
+  const auto raw = left >= kLanes<E> ? Full::load<S>(numbers + i)
+                   : left > 0        ? Partial{left}.load<S>(numbers + i)
+                                     : typename S::Raw{};
+  const Compute<E> x = S::widen(raw, 0);
   for (int k = 0; k < kLanes<E> / kLanes64; ++k) {
     const F64 wide = load_doubles(reinterpret_cast<const Number<E>*>(&x) + k * kLanes64);
     squares[k] = wide * wide;

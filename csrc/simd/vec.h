@@ -27,8 +27,6 @@ using U16 = VectorOf<uint16_t, kLanes32>::type;  // as many lanes as F32: half a
 using H32 = VectorOf<float, kLanes64>::type;     // as many lanes as F64: half a register
 using F64 = VectorOf<double, kLanes64>::type;
 
-inline bool rarely(bool x) { return __builtin_expect(x, false); }
-
 // x - 0 is x for every x, so the compiler reduces this to a broadcast (0 + x would lose -0).
 template <class V>
 inline V splat(double x) {
@@ -36,11 +34,15 @@ inline V splat(double x) {
   return static_cast<T>(x) - V{};
 }
 
+// A condition whose code lies out of the loop's way: Adam in the kernel with all passes took 8.9 ns
+// per 16 elements with each pass in its place, 6.8 without (AVX2 on a Xeon, none asked for).
+inline bool rarely(bool x) { return __builtin_expect(x, false); }
+
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA
 
-// fma, sqrt and moving between 16 and 32 bits are the only operations that an instruction set
-// spells its own way; everything else is the compiler's vector arithmetic.
+// fma, sqrt, a look for NaNs and moving between types are the only operations that an instruction
+// set spells its own way; everything else is the compiler's vector arithmetic.
 #if defined(FASTOPT_SIMD_AVX512)
 #include "avx512.h"
 #elif defined(FASTOPT_SIMD_AVX2)
@@ -95,7 +97,8 @@ struct Lerp {
 };
 
 // How an element type sits in memory and as what it is computed: `Raw`, what one load brings, holds
-// the numbers of kParts vectors. Lane l of a part is number element(part, l) of them.
+// the numbers of kParts vectors, and lane l of a part is number element(part, l) of them. Here: one
+// vector, in order.
 template <class R, class V>
 struct InOrder {
   using Raw = R;
