@@ -40,8 +40,8 @@ inline void apply(const Lanes& lanes, const Streams& streams, int64_t i, const U
   using Raw = typename S::Raw;
   const auto load = [&](int k) { return streams.load(lanes, k, i); };
   const auto store = [&](int k, Raw raw) { streams.store(lanes, k, i, raw); };
-  Raw raw[2 + kStates];
-  for (int k = 0; k < 2 + kStates; ++k) raw[k] = load(k);
+  Raw raw[2 + kStates] = {load(0), load(1)};
+  for (int k = 2; k < 2 + kStates; ++k) raw[k] = load(k);
   V param[kParts], unscaled[kParts], states[kStates + 1][kParts];
   for (int part = 0; part < kParts; ++part) {
     V p = S::widen(raw[0], part);
@@ -115,21 +115,21 @@ void kernel(const Run* runs, int64_t run_count, const double* scalars, const Pas
   const auto around = made<Around<Compute<E>>>(passes);
   const int count = 2 + Variant::kStates + (kMore && passes.average);
   for (const Run* run = runs; run < runs + run_count; ++run) {
-    const Run local = *run;
-    const Streams streams(local);
+    const Streams streams(*run);
+    const int64_t length = run->count;
     Squares<E> sums;
     int64_t i = 0;
-    for (; i + kNumbers<E> <= local.count; i += kNumbers<E>) {
+    for (; i + kNumbers<E> <= length; i += kNumbers<E>) {
       for (int k = 0; k < (Variant::kPrefetch || kMore ? count : 0); ++k) {
         __builtin_prefetch(streams.at(k, i) + kPrefetchBytes);
       }
       apply<Variant, kMore>(Full{}, streams, i, update, around, &sums);
     }
-    if (i < local.count) {
-      apply<Variant, kMore>(Partial{local.count - i}, streams, i, update, around, &sums);
+    if (i < length) {
+      apply<Variant, kMore>(Partial{length - i}, streams, i, update, around, &sums);
       i += kNumbers<E>;
     }
-    if (kMore && around.track) sums.finish(i, local.sums);
+    if (kMore && around.track) sums.finish(i, run->sums);
   }
 }
 
@@ -151,11 +151,15 @@ bool square_sums(const char* numbers, int64_t count, double* sums) {
 }
 
 template <class Variant, bool kMore>
+constexpr int kStreams = 2 + Variant::kStates + kMore;
+
+template <class Variant, bool kMore>
 void fill(Kernel* row) {
-  row[int(Dtype::float32)] = kernel<Alike<float>, Variant, kMore>;
-  row[int(Dtype::float64)] = kernel<Alike<double>, Variant, kMore>;
-  row[int(Dtype::bfloat16)] = kernel<Alike<bfloat16>, Variant, kMore>;
-  row[int(Dtype::float16)] = kernel<Alike<float16>, Variant, kMore>;
+  constexpr int kCount = kStreams<Variant, kMore>;
+  row[int(Dtype::float32)] = kernel<Alike<float, kCount>, Variant, kMore>;
+  row[int(Dtype::float64)] = kernel<Alike<double, kCount>, Variant, kMore>;
+  row[int(Dtype::bfloat16)] = kernel<Alike<bfloat16, kCount>, Variant, kMore>;
+  row[int(Dtype::float16)] = kernel<Alike<float16, kCount>, Variant, kMore>;
 }
 
 // One row a variant, in the order of the rule's table of states; one column an element type. The
@@ -178,8 +182,9 @@ void enrol(Kernels& table, List<Variants...>) {
       [&] {
         fill<Variants, false>(table.update[0][index][variant]);
         fill<Variants, true>(table.update[1][index][variant]);
-        table.mixed[index][variant][0] = kernel<Mixed<float>, Variants, true>;
-        table.mixed[index][variant][1] = kernel<Mixed<double>, Variants, true>;
+        constexpr int kCount = kStreams<Variants, true>;
+        table.mixed[index][variant][0] = kernel<Mixed<float, kCount>, Variants, true>;
+        table.mixed[index][variant][1] = kernel<Mixed<double, kCount>, Variants, true>;
         ++variant;
       }(),
       ...);
