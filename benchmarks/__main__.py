@@ -1,4 +1,4 @@
-"""`python -m benchmarks COMMAND`: one command per module, each with add_arguments and main.
+"""`python -m benchmarks COMMAND`: HELP, add_arguments and main of each are what runs it.
 
 Without a command it is `all`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from benchmarks import (
     codegen,
@@ -15,26 +16,18 @@ from benchmarks import (
     curves,
     everything,
     gpu,
-    markdown,
     micro,
     peers,
-    plot,
+    profiling,
     report,
     tail,
     train,
 )
 
-COMMANDS = {
+COMMANDS: dict[str, Any] = {
     "all": everything,
-    "cpu": cpu,
-    "peers": peers,
-    "tail": tail,
-    "curves": curves,
-    "train": train,
-    "micro": micro,
-    "plot": plot,
+    **{m.QUESTION.kind: m.QUESTION for m in (cpu, peers, tail, curves, train, micro, profiling)},
     "report": report,
-    "markdown": markdown,
     "compare": compare,
     "codegen": codegen,
     "gpu": gpu,
@@ -49,9 +42,9 @@ def main() -> int:
         "process: contestants run in turn, each is checked before it is timed.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        module.add_arguments(
-            commands.add_parser(name, help=module.HELP, description=module.HELP + ".")
+    for name, command in COMMANDS.items():
+        command.add_arguments(
+            commands.add_parser(name, help=command.HELP, description=command.HELP + ".")
         )
     arguments = parser.parse_args(sys.argv[1:] or ["all"])
     code: int = COMMANDS[arguments.command].main(arguments)

@@ -1,18 +1,17 @@
-"""What moved between two records: what each kind compares, a move, their table, the command."""
+"""What moved between two records of a kind: speeds, moves, the command."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
-from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
+import pandas as pd
+from rich.markdown import Markdown
 
 from benchmarks import record
-from benchmarks.method import Spread, paired, spread
-from benchmarks.race import FLOOR
+from benchmarks.contestants import FLOOR
+from benchmarks.method import Spread, ratios
 from benchmarks.record import Record
+from benchmarks.session import console, markdown
 
 HELP = "what moved beyond its noise between two records of a kind; exits 1 on a regression"
 
@@ -20,70 +19,47 @@ HELP = "what moved beyond its noise between two records of a kind; exits 1 on a 
 SAME = 0.05
 
 
-@dataclass(frozen=True)
-class Move:
-    """The speed of something, as a ratio of two times of one process, in both records."""
-
-    id: str
-    old: Spread
-    new: Spread
-
-    @property
-    def change(self) -> float:
-        """Relative change of the median ratio; below 0 is slower than it was."""
-        return self.new.median / self.old.median - 1
-
-    @property
-    def beyond_noise(self) -> bool:
-        """Whether the middle halves of the rounds do not meet and the medians differ by SAME."""
-        apart = self.new.q3 < self.old.q1 or self.new.q1 > self.old.q3
-        return apart and abs(self.change) > SAME
+def ours(row: Record) -> list[str]:
+    """Whose speed a row is about: fastopt's, by instruction set where it is there by each."""
+    if "base" in row:  # of a micro-benchmark, whose other contestants are all of ours
+        return [name for name in row["samples"] if name != row["base"]]
+    mine = [name for name in row["samples"] if name.startswith("fastopt")]
+    return ["fastopt"] if "fastopt" in mine else mine
 
 
-def speeds(record: Record) -> dict[str, Spread]:
+def speeds(found: Record) -> dict[str, Spread]:
     """Everything in a record that has a speed: another's time over its own, larger is quicker."""
-    found: dict[str, Spread] = {}
-    for row in _rows(record):
-        name, samples = _name(row), row.get("samples", {})
-        if "base" in row:  # a micro-benchmark, of several contestants of ours
-            for who in row.get("of_base", {}):
-                found[f"{name}: {who}"] = spread(paired(samples[row["base"]], samples[who]))
-        elif "sweep" in row:
-            ours = {who for who in samples if who.startswith("fastopt")}  # one an instruction set
-            for who, of in itertools.product(samples.keys() - ours - {FLOOR}, sorted(ours)):
-                found[f"{name}: {who} / {of}"] = spread(paired(samples[who], samples[of]))
-        elif "ratios" in row:
-            found |= {f"{name}: {who}": Spread(**ratio) for who, ratio in row["ratios"].items()}
-        elif "ratio" in row:
-            found[name] = Spread(**row["ratio"])
-    return found
+    return {
+        f"{row['id']}: {other} / {one}": ratio
+        for row in found["rows"]
+        for one in ours(row)
+        for other, ratio in ratios(row["samples"], one).items()
+        if other not in (*ours(row), FLOOR)
+    }
 
 
-def wrong(record: Record) -> list[str]:
+def wrong(found: Record) -> list[str]:
     """What came out wrong of ours; a peer's wrong result is its own affair."""
     return [
-        _name(row)
-        for row in _rows(record)
-        if row.get("verdict") == "wrong"
-        or any(who.startswith("fastopt") for who in row.get("wrong", []))
+        row["id"]
+        for row in found["rows"]
+        if row["verdict"] == "wrong" or any(n.startswith("fastopt") for n in row.get("wrong", []))
     ]
 
 
-def _rows(record: Record) -> list[Record]:
-    rows: list[Record] = record.get("rows") or record.get("points") or []
-    return rows
+def moves(old: Record, new: Record) -> pd.DataFrame:
+    """What both records have a speed of: medians, change, whether that is beyond noise.
 
-
-def _name(row: Record) -> str:
-    if "sweep" in row:
-        return f"{row['sweep']} {row['x']}"
-    return str(row["id"])
-
-
-def moves(old: Record, new: Record) -> list[Move]:
-    """What both records have a speed of."""
-    before, after = speeds(old), speeds(new)
-    return [Move(name, before[name], after[name]) for name in before if name in after]
+    It is where the middle halves of the rounds do not meet and the medians differ by SAME.
+    """
+    before, after = (pd.DataFrame(map(vars, s.values()), s) for s in (speeds(old), speeds(new)))
+    both = before.join(after.add_suffix(" new"), how="inner")
+    if both.empty:
+        return both
+    both["change"] = both["median new"] / both["median"] - 1
+    apart = (both["q3 new"] < both["q1"]) | (both["q1 new"] > both["q3"])
+    both["moved"] = apart & (both["change"].abs() > SAME)
+    return both
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,33 +70,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Print what moved; 1 when something got slower or wrong, 2 when nothing can be compared."""
-    old, new = (record.load(path) for path in (arguments.old, arguments.new))
-    both = moves(old, new) if old["kind"] == new["kind"] else []
+    old, new = record.load(arguments.old), record.load(arguments.new)
+    both = moves(old, new) if old["kind"] == new["kind"] else pd.DataFrame()
     broken = wrong(new)
-    console = Console()
-    if not both and not broken:
-        console.print(
+    if both.empty and not broken:
+        print(
             f"nothing to compare: {arguments.old} is of kind {old['kind']!r}, {arguments.new} of "
             f"kind {new['kind']!r}; two of one kind are needed, with a speed that both measured"
         )
         return 2
     for about in ("cpu", "threads"):
         if old["machine"][about] != new["machine"][about]:
-            console.print(f"{about} differs: {old['machine'][about]}, {new['machine'][about]}")
-    moved = [move for move in both if move.beyond_noise]
-    shown = Table("row", "old", "new", "change")
-    for move in sorted(moved, key=lambda move: move.change):
-        style = "red" if move.change < 0 else "green"
-        shown.add_row(
-            move.id,
-            *(f"{s.median:.2f}x [{s.q1:.2f}, {s.q3:.2f}]" for s in (move.old, move.new)),
-            f"[{style}]{move.change:+.0%}",
-        )
-    if moved:
-        console.print(shown)
+            print(f"{about} differs: {old['machine'][about]}, {new['machine'][about]}")
+    moved = both[both["moved"]].sort_values("change") if len(both) else both
+    if len(moved):
+        shown = moved.drop(columns="moved").round(2).rename_axis("ratio").reset_index()
+        shown["change"] = shown["change"].map("{:+.0%}".format)
+        console().print(Markdown(markdown(shown.astype(str))))
     for name in speeds(old).keys() - speeds(new).keys():
-        console.print(f"{name}: not in {arguments.new}")
-    console.print(f"{len(moved)} of {len(both)} rows moved beyond their noise")
+        print(f"{name}: not in {arguments.new}")
+    print(f"{len(moved)} of {len(both)} ratios moved beyond their noise")
     for name in broken:
-        console.print(f"[red]{name}: wrong result")
-    return int(bool(broken) or any(move.change < 0 for move in moved))
+        print(f"{name}: wrong result")
+    return int(bool(broken) or (len(moved) > 0 and bool((moved["change"] < 0).any())))

@@ -1,27 +1,33 @@
 """Who takes part: torch's ways and fastopt, contestants built from makers, the floor.
 
-A maker turns (class name, parameters, options) into an optimizer. Other libraries are in
-libraries.py; tests hand tables of their own over.
+A maker turns (class name, parameters, options) into an optimizer. Other libraries' are in peers.py;
+tests hand over tables of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import fastopt
 from benchmarks.problem import CHECK_STEPS, Problem
+from fastopt import _core
 
 Maker = Callable[[str, list[Tensor], Mapping[str, Any]], torch.optim.Optimizer]
 Step = Callable[[], object]
 
 
-def _torch(**flags: bool) -> Maker:
+def of(module: Any, suffix: str = "", **fixed: Any) -> Maker:
+    """`module`'s class of torch's name and `suffix`, called with torch's options and `fixed`."""
+
     def make(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer = getattr(torch.optim, cls)(params, **options, **flags)
+        found = getattr(import_module(module) if isinstance(module, str) else module, cls + suffix)
+        optimizer: torch.optim.Optimizer = found(params, **fixed, **options)
         return optimizer
 
     return make
@@ -30,33 +36,40 @@ def _torch(**flags: bool) -> Maker:
 def _compiled(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
     """Torch's default step under torch.compile; the first check step compiles it."""
     torch.compiler.reset()  # or the ninth optimizer of a process would silently run uncompiled
-    optimizer = _torch()(cls, params, options)
+    optimizer = MAKERS["torch.default"](cls, params, options)
     optimizer.step = torch.compile(optimizer.step)  # type: ignore[method-assign, assignment]
     return optimizer
 
 
-def _fastopt(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
-    import fastopt  # here, so that --list, compare and the plots work without a built package
+def forced(make: Maker, isa: str) -> Maker:
+    """`make`'s optimizer, whose steps alone run with the instruction set `isa`."""
 
-    optimizer: torch.optim.Optimizer = getattr(fastopt, cls)(params, **options)
-    return optimizer
+    def maker(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        optimizer = make(cls, params, options)
+        step = optimizer.step
+
+        def chosen() -> None:
+            best = _core.isa()
+            _core.select_isa(isa)
+            step()
+            _core.select_isa(best)  # the floor runs with it
+
+        optimizer.step = chosen  # type: ignore[method-assign, assignment]
+        return optimizer
+
+    return maker
 
 
+# On a CPU torch's default is its for-loop.
 MAKERS: dict[str, Maker] = {
-    "fastopt": _fastopt,
-    "torch.default": _torch(),
-    "torch.foreach": _torch(foreach=True),
-    "torch.fused": _torch(fused=True),
+    "fastopt": of(fastopt),
+    "torch.default": of(torch.optim),
+    "torch.foreach": of(torch.optim, foreach=True),
+    "torch.fused": of(torch.optim, fused=True),
     "torch.compiled": _compiled,
 }
 
-# Whom a row of the cpu table races. On a CPU torch's default is its for-loop.
-PEERS: dict[str, tuple[str, ...]] = {
-    "fused": ("torch.fused",),
-    "default": ("torch.default",),
-    "best": ("torch.default", "torch.foreach"),
-    "any": ("torch.default", "torch.foreach", "torch.fused"),
-}
+FLOOR = "floor"
 
 
 @dataclass(frozen=True)
@@ -114,8 +127,6 @@ def floor(problem: Problem, threads: int | None = None) -> Step:
     Where the gradient must be read before the update, a pass over it alone comes first. The stream
     takes float32 only; what the bytes hold makes no difference to it.
     """
-    from fastopt import _core
-
     floats = problem.elements * problem.dtype.itemsize // 4
     # Filled, not torch.zeros: pages that were never written are all one page of zeros in cache.
     flat = [torch.empty(floats).fill_(0.0) for _ in range(1 + problem.algorithm.updates)]

@@ -1,25 +1,29 @@
-"""The table of CPU steps against torch's: the rows with their goals, one row's run, the command."""
+"""The table of CPU steps against torch's: rows with their goals, one row's run, the table."""
 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 
-import torch
+import pandas as pd
 
-from benchmarks import record
-from benchmarks.contestants import MAKERS, PEERS, Maker
-from benchmarks.method import QUICK, Plan, Spread, paired, spread
+from benchmarks.contestants import FLOOR, MAKERS, Maker
+from benchmarks.method import Plan, ratios, spreads, verdict
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
-from benchmarks.race import FLOOR, Outcome, race
+from benchmarks.race import race
 from benchmarks.record import Record
+from benchmarks.session import Question, Rows, microseconds, named
 from benchmarks.shapes import WORKS, Shape, numel
-from benchmarks.table import display
 
-HELP = "step time of every CPU work against torch's, each beside the floor of a bare stream"
+# Whom a row races.
+PEERS: dict[str, tuple[str, ...]] = {
+    "fused": ("torch.fused",),
+    "default": ("torch.default",),
+    "best": ("torch.default", "torch.foreach"),
+    "any": ("torch.default", "torch.foreach", "torch.fused"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Row:
     work: str
     algorithm: str
     dtype: str
-    against: str  # a key of PEERS, or of tail.PEERS
-    goal: float  # peer's time over fastopt's, at least
+    against: str  # a key of PEERS, or of tail.ENTRANTS; everybody: see peers.py
+    goal: float | None = None  # peer's time over fastopt's, at least
     floor_goal: float | None = None  # fastopt's time over the floor's, at most
 
     @property
@@ -39,14 +43,12 @@ class Row:
         return f"{self.work}/{self.algorithm}/{self.dtype}"
 
 
-STREAMED = [
-    Row(work, algorithm, "fp32", "fused", 1.0, floor_goal=1.10)
-    for work in ("1x64M", "gpt2")
-    for algorithm in ("Adam", "AdamW", "SGD-momentum")
-]
-
 ROWS = [
-    *STREAMED,
+    *(
+        Row(work, algorithm, "fp32", "fused", 1.0, floor_goal=1.10)
+        for work in ("1x64M", "gpt2")
+        for algorithm in ("Adam", "AdamW", "SGD-momentum")
+    ),
     Row("1x64M", "RMSprop", "fp32", "best", 5.0),
     Row("gpt2", "RMSprop", "fp32", "best", 5.0),
     Row("resnet50", "AdamW", "fp32", "fused", 1.1),
@@ -74,10 +76,6 @@ ROWS = [
 # Odd and past two vectors of any ISA, so that a quick run goes through bodies and tails.
 QUICK_ELEMENTS = 257
 
-# Ratios whose middle half is wider than this claim nothing. On a nearly idle machine it was 0.01
-# to 0.15 between identical contestants; beside processes busy on all cores, 0.5 and more.
-NOISY = 0.3
-
 
 def work_shapes(work: str, quick: bool) -> Sequence[Shape]:
     """The shapes of a work; of a quick run, as many tensors, none larger than QUICK_ELEMENTS."""
@@ -86,95 +84,74 @@ def work_shapes(work: str, quick: bool) -> Sequence[Shape]:
 
 
 def run_row(
-    row: Row, plan: Plan, makers: Mapping[str, Maker] = MAKERS, quick: bool = False
+    row: Row, plan: Plan, quick: bool = False, makers: Mapping[str, Maker] = MAKERS
 ) -> Record:
-    """Check and time one row; the record holds every sample and what follows from them."""
+    """Check and time one row."""
     shapes = work_shapes(row.work, quick)
     problem = Problem(shapes, ALGORITHMS[row.algorithm], DTYPES[row.dtype])
-    outcome = race(problem, ["fastopt", *PEERS[row.against]], plan, makers)
-    return {
-        "id": row.id,
-        **asdict(row),
-        "tensors": len(shapes),
-        "elements": problem.elements,
-        "bytes_per_param": problem.algorithm.bytes_per_param(problem.dtype),
-        "errors": outcome.errors,
-        "rounds": outcome.rounds,
-        "samples": outcome.samples,
-        **conclude(row, outcome, quick),
-    }
+    entrants = {name: makers[name] for name in ("fastopt", *PEERS[row.against])}
+    return judged(asdict(row) | race(problem, entrants, plan), quick)
 
 
-def conclude(
-    row: Row, outcome: Outcome, quick: bool, peers: Mapping[str, Sequence[str]] = PEERS
-) -> Record:
-    """Verdict, peer and ratios; of a row in which fastopt or every peer is wrong, the verdict."""
-    times = {name: spread(samples) for name, samples in outcome.samples.items()}
-    right = [name for name in peers[row.against] if name in times]
-    if "fastopt" not in times or not right:
-        return {"verdict": "wrong", "wrong": outcome.wrong}
-    peer = min(right, key=lambda name: times[name].median)
-    fast = outcome.samples["fastopt"]
-    ratio = spread(paired(outcome.samples[peer], fast))
-    floor_ratio = spread(paired(fast, outcome.samples[FLOOR]))
-    missed = []
-    if ratio.median < row.goal:
+def peer(row: Record) -> str:
+    """The quickest of those that race fastopt; nobody where that or everybody else is wrong."""
+    times = spreads(row["samples"])
+    others = [name for name in times if name not in ("fastopt", FLOOR, "copy")]
+    return min(others, key=lambda n: times[n].median) if others and "fastopt" in times else ""
+
+
+def judged(row: Record, quick: bool) -> Record:
+    """The row with its verdict, wrong if fastopt is or every peer, and with the goals it misses."""
+    quickest = peer(row)
+    missed: list[str] = []
+    if not quickest:
+        return row | {"verdict": "wrong", "missed": missed}
+    claims = [ratios(row["samples"], "fastopt")[quickest]]
+    if row["goal"] is not None and claims[0].median < row["goal"]:
         missed.append("ratio")
-    if row.floor_goal is not None and floor_ratio.median > row.floor_goal:
-        missed.append("floor")
-    return {
-        "verdict": _verdict(missed, [ratio] + [floor_ratio] * (row.floor_goal is not None), quick),
-        "missed": missed,
-        "wrong": outcome.wrong,
-        "peer": peer,
-        "times": {name: asdict(time) for name, time in times.items()},
-        "ratio": asdict(ratio),
-        "floor_ratio": asdict(floor_ratio),
-    }
+    if row["floor_goal"] is not None:
+        claims.append(ratios(row["samples"], FLOOR)["fastopt"])
+        if claims[1].median > row["floor_goal"]:
+            missed.append("floor")
+    return row | {"verdict": verdict(quick, bool(missed), *claims), "missed": missed}
 
 
-def _verdict(missed: list[str], claims: list[Spread], quick: bool) -> str:
-    if quick:
-        return "right"
-    if any(claim.relative > NOISY for claim in claims):
-        return "noisy"
-    return "short" if missed else "ok"
+def table(found: Record) -> pd.DataFrame:
+    """A line a row with a goal: the quickest peer's time over fastopt's, fastopt's over floor's."""
+    columns = ["work", "optimizer", "against", "ratio [quartiles]", "goal", "time / floor"]
+    columns += ["fastopt us", "against us", "GB/s", ""]
+    lines = []
+    for row in found["rows"]:
+        line = {"work": row["work"], "optimizer": named(row)}
+        quickest, remarks = peer(row), [row["verdict"]] * (row["verdict"] != "ok")
+        if quickest:
+            times, missed = spreads(row["samples"]), row["missed"]
+            ratio = ratios(row["samples"], "fastopt")[quickest]
+            floor = f"{ratios(row['samples'], FLOOR)['fastopt'].median:.2f}"
+            moved = row["bytes_per_param"] * row["elements"] * 1e-9
+            line |= {
+                "against": quickest,
+                "ratio [quartiles]": ratio.text(missed="ratio" in missed),
+                "goal": f"{row['goal']:g}x",
+                "time / floor": f"**{floor}**" if "floor" in missed else floor,
+                "fastopt us": microseconds(times["fastopt"].median),
+                "against us": microseconds(times[quickest].median),
+                "GB/s": f"{moved / times['fastopt'].median:.1f}",
+            }
+            remarks += [f"{name} is wrong" for name in row["wrong"]]
+        else:
+            remarks = [f"**wrong**: {', '.join(row['wrong'])}"]
+        lines.append(line | {"": "; ".join(remarks)})
+    return pd.DataFrame(lines, columns=columns).fillna("")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m benchmarks cpu`."""
-    parser.add_argument("--list", action="store_true", help="print the rows' ids and stop")
-    parser.add_argument(
-        "--only", metavar="PATTERN", default="*", help="rows whose id has this glob in it"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny tensors: checks results, times mean nothing"
-    )
-    parser.add_argument(
-        "--budget", type=float, default=Plan.budget, help="seconds per row (default %(default)s)"
-    )
-    parser.add_argument("--threads", type=int, help="threads for torch and fastopt")
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/cpu.json"))
+def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
+    return {row.id: partial(run_row, row, plan, arguments.quick) for row in ROWS}
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Run the chosen rows; 1 if a result was wrong, however fast or slow the rest was."""
-    rows = [row for row in ROWS if fnmatch.fnmatch(row.id, f"*{arguments.only}*")]
-    if arguments.list:
-        print("\n".join(row.id for row in rows))
-        return 0
-    if not rows:
-        raise SystemExit(f"no row matches {arguments.only!r}; see --list")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    plan = QUICK if arguments.quick else Plan(budget=arguments.budget)
-    result = record.header("cpu", quick=arguments.quick, **asdict(plan))
-    result["rows"] = []
-    with display(result, total=len(rows)) as shown:
-        for row in rows:
-            shown.start(row.id)
-            result["rows"].append(run_row(row, plan, quick=arguments.quick))
-            record.save(arguments.out, result)  # after every row: an interrupted run is kept
-            shown.done()
-    print(f"{arguments.out}: every sample")
-    return int(any(row["verdict"] == "wrong" for row in result["rows"]))
+QUESTION = Question(
+    "cpu",
+    "step time of every CPU work against torch's, each beside the floor of a bare stream",
+    rows,
+    table,
+)

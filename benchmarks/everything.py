@@ -14,6 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.session import add_isa
+
 HELP = "every measurement, its JSON, the pictures, the report, the README's tables"
 
 # By the name of their file: command and options, sized so that `make bench` ends within 15 minutes
@@ -25,7 +27,7 @@ MEASUREMENTS: dict[str, list[str]] = {
     "train": ["train"],
     "peers": ["peers"],
     "micro": ["micro", "--budget", "0.5"],
-    "profile": ["micro", "--profile", "--budget", "0.5"],
+    "profile": ["profile", "--budget", "0.5"],
 }
 
 
@@ -34,31 +36,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="tiny tensors: proves that all works, no more"
     )
+    add_isa(parser, "the tables with goals once more, fastopt forced to these")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="the folder")
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run all; 1 if any part failed or found a wrong result. The others still run."""
-    console = Console()
-    failed = []
-    saved = []
-    began = time.monotonic()
+    console, began = Console(), time.monotonic()
+    failed, saved = [], []
 
-    def run(name: str, *options: str) -> None:
+    def run(name: str, *command: str) -> None:
         console.rule(f"{name}, {time.monotonic() - began:.0f} s")
-        command = [sys.executable, "-m", "benchmarks", name, *options]
-        if subprocess.run(command, check=False).returncode:
+        if subprocess.run([sys.executable, "-m", "benchmarks", *command], check=False).returncode:
             failed.append(name)
 
-    for name, (command, *options) in MEASUREMENTS.items():
+    chosen = dict(MEASUREMENTS)
+    for isa in arguments.isa or ():
+        chosen |= {f"{k}-{isa}": [*MEASUREMENTS[k], "--isa", isa] for k in ("cpu", "tail")}
+    for name, command in chosen.items():
         out = arguments.out / f"{name}.json"
-        quick = ["--quick"] if arguments.quick else []
-        run(command, *options, *quick, "--out", str(out))
+        run(name, *command, *["--quick"] * arguments.quick, "--out", str(out))
         if out.exists():
             saved.append(str(out))
-    run("report", *saved, "--out", str(arguments.out / "report.html"))
-    run("plot", *saved)
-    run("markdown", *saved, "--out", str(arguments.out / "tables.md"))
+    run("report", "report", *saved, "--out", str(arguments.out))
     console.rule(f"{time.monotonic() - began:.0f} s in all")
     if failed:
         console.print(f"failed or wrong: {', '.join(failed)}")

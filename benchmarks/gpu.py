@@ -17,15 +17,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
-from benchmarks import record
+import fastopt
+from benchmarks import record, session
 from benchmarks.gpu_parity import parity
-from benchmarks.method import paired, spread
+from benchmarks.method import ratios, spreads
 from benchmarks.shapes import gpt2
+from fastopt.backends.triton import missing
 
 HELP = "parity on the GPU, then its table; needs a GPU, no network"
 
@@ -145,8 +146,6 @@ def captured(step: Step) -> Step:
 
 def measure(work: Work, device: torch.device, rounds: int) -> record.Record:
     """Time fastopt, the peer and, for the floor, a copy of as many bytes, in turn."""
-    import fastopt
-
     peer, params = build(torch.optim, work, device, **work.peer)
     made = {
         "fastopt": build(fastopt, work, device, **work.passes)[0].step,
@@ -177,8 +176,7 @@ def assess(
     work: Work, samples: dict[str, list[float]], moved: int, copied: int = 0
 ) -> record.Record:
     """The row of a work from its samples; `moved` and `copied`: bytes of a step and of a copy."""
-    times = {name: spread(values) for name, values in samples.items()}
-    ratio = spread(paired(samples["peer"], samples["fastopt"]))
+    ratio = ratios(samples, "fastopt")["peer"]
     row: record.Record = {
         "id": f"{work.name}/{work.cls}",
         "work": work.name,
@@ -190,44 +188,38 @@ def assess(
         "peer": "fused" if work.peer == FUSED else "foreach",
         "timing": work.timing,
         "samples": samples,
-        "times": {name: asdict(s) for name, s in times.items()},
         "ratio": asdict(ratio),
         "goal": work.goal,
         "bandwidth_goal": work.bandwidth,
     }
     missed = work.goal is not None and ratio.median < work.goal
     if work.bandwidth is not None:
+        times = spreads(samples)
         speed = moved / times["fastopt"].median
         row["bandwidth"] = speed / (copied / times["copy"].median)
         missed |= row["bandwidth"] < work.bandwidth
     return row | {"verdict": "short" if missed else "ok"}
 
 
-def table(found: record.Record) -> Table:
+def table(found: record.Record) -> pd.DataFrame:
     """A line a work: its ratio and bandwidth, each with its goal."""
-    shown = Table(title=found["device"]["name"], box=None)
-    for name in ("work", "optimizer", "peer", "ratio", "goal", "of copy", "goal", ""):
-        shown.add_column(name)
+    lines = []
     for row in found["rows"]:
-        ratio = row["ratio"]
-        goal = "" if row["goal"] is None else f"{row['goal']:g}x"
-        share = f"{row['bandwidth']:.0%}" if "bandwidth" in row else ""
-        share_goal = "" if row["bandwidth_goal"] is None else f"{row['bandwidth_goal']:.0%}"
-        reached = f"{ratio['median']:.2f}x [{ratio['q1']:.2f}, {ratio['q3']:.2f}]"
-        cells = [row["work"], row["algorithm"], row["peer"], reached, goal]
-        shown.add_row(*cells, share, share_goal, row["verdict"])
-    return shown
-
-
-def show(found: record.Record) -> None:
-    """What the parity checks found, then the table."""
-    console = Console()
-    wrong = [row for row in found["parity"] if row.get("differing") != 0]
-    console.print(f"parity with the CPU engine: {len(found['parity'])} checks, {len(wrong)} failed")
-    for row in wrong:
-        console.print(row, highlight=False)
-    console.print(table(found))
-    console.print(f"{found['seconds']:.0f} s in all")
+        goal, share, share_goal = row["goal"], row.get("bandwidth"), row["bandwidth_goal"]
+        missed = goal is not None and row["ratio"]["median"] < goal
+        lines.append(
+            {
+                "work": row["work"],
+                "optimizer": f"{row['algorithm']}, {row['dtype']}",
+                "against": row["peer"],
+                "ratio [quartiles]": ratios(row["samples"], "fastopt")["peer"].text(missed),
+                "goal": f"{goal:g}x" if goal else "",
+                "of copy's bandwidth": f"{share:.0%}" if share else "",
+                "its goal": f"{share_goal:.0%}" if share_goal else "",
+                "": row["verdict"],
+            }
+        )
+    return pd.DataFrame(lines)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -238,8 +230,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Parity, then the table; 1 where there is no GPU or a result differs."""
-    from fastopt.backends.triton import missing
-
     if not torch.cuda.is_available():
         print("benchmarks gpu needs a GPU that torch can use (torch.cuda.is_available() is False)")
         return 1
@@ -255,13 +245,17 @@ def main(arguments: argparse.Namespace) -> int:
         "memory": torch.cuda.get_device_properties(device).total_memory,
     }
     found["parity"] = parity(device)
-    failed = any(row.get("differing") != 0 for row in found["parity"])
+    wrong = [row for row in found["parity"] if row.get("differing") != 0]
+    found["notes"] = [
+        f"parity with the CPU engine: {len(found['parity'])} checks, {len(wrong)} failed",
+        *map(str, wrong),
+    ]
     found["rows"] = []
     for work in WORKS:
         found["rows"].append(measure(work, device, arguments.rounds))
         torch.cuda.empty_cache()
     found["seconds"] = time.perf_counter() - begin
-    show(found)
+    session.show(found, table(found))
     results = Path(__file__).parent / "results"
     record.save(arguments.output or results / f"{name.lower().replace(' ', '-')}.json", found)
-    return 1 if failed else 0
+    return int(bool(wrong))

@@ -1,15 +1,20 @@
-"""How time is taken: statistics of samples, the plan of a row, the interleaved rounds."""
+"""How time is taken and read: the plan of a row, interleaved rounds, spreads, ratios, verdicts."""
 
 from __future__ import annotations
 
 import gc
 import math
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import pandas as pd
+
 Samples = dict[str, list[float]]
+
+# Ratios whose middle half is wider than this claim nothing. On a nearly idle machine it was 0.01
+# to 0.15 between identical contestants; beside processes busy on all cores, 0.5 and more.
+NOISY = 0.3
 
 
 @dataclass(frozen=True)
@@ -25,18 +30,31 @@ class Spread:
         """Width of the middle half of the samples, in medians."""
         return (self.q3 - self.q1) / self.median
 
-
-def spread(samples: Sequence[float]) -> Spread:
-    """Median and quartiles of `samples`, interpolated between them."""
-    if len(samples) == 1:
-        return Spread(samples[0], samples[0], samples[0])
-    q1, median, q3 = statistics.quantiles(samples, n=4, method="inclusive")
-    return Spread(median, q1, q3)
+    def text(self, missed: bool = False) -> str:
+        """A ratio in a table, bold where it misses its goal."""
+        bold = "**" if missed else ""
+        return f"{bold}{self.median:.2f}x{bold} [{self.q1:.2f}, {self.q3:.2f}]"
 
 
-def paired(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
-    """Ratio of each round: both times of a pair saw the same machine, milliseconds apart."""
-    return [a / b for a, b in zip(numerator, denominator, strict=True)]
+def spreads(samples: Samples | pd.DataFrame) -> dict[str, Spread]:
+    """Everybody's spread over the rounds; quartiles are interpolated between samples."""
+    quartiles = pd.DataFrame(samples).quantile([0.5, 0.25, 0.75])
+    return {str(name): Spread(*column) for name, column in quartiles.items()}
+
+
+def ratios(samples: Samples, base: str) -> dict[str, Spread]:
+    """Everybody's time over `base`'s, by round: both saw the same machine, milliseconds apart."""
+    times = pd.DataFrame(samples)
+    return spreads(times.div(times[base], axis=0))
+
+
+def verdict(quick: bool, missed: bool, *claims: Spread) -> str:
+    """What a row may say whose results are right."""
+    if quick:
+        return "right"
+    if any(claim.relative > NOISY for claim in claims):
+        return "noisy"
+    return "short" if missed else "ok"
 
 
 @dataclass(frozen=True)

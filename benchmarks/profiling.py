@@ -8,21 +8,24 @@ half nor in the Python around them is shown as not attributed.
 from __future__ import annotations
 
 import argparse
-import fnmatch
-import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
+import pandas as pd
 import torch
-from rich.table import Table
+from torch import Tensor
 
-from benchmarks import contestants, record
-from benchmarks.method import Samples
+import fastopt
+from benchmarks import contestants
+from benchmarks.method import Plan, Samples
+from benchmarks.problem import ALGORITHMS, Problem
 from benchmarks.record import Record
+from benchmarks.session import Question, Rows
 from benchmarks.shapes import WORKS, Shape
-from benchmarks.table import display, new_table
+from fastopt import _core
+from fastopt.optim._fused import FusedStep
 
 CASES = [(work, "Adam") for work in ("mlp", "1000x64", "resnet50", "1x64M")]
 
@@ -30,11 +33,58 @@ CASES = [(work, "Adam") for work in ("mlp", "1000x64", "resnet50", "1x64M")]
 EVICTING_FLOATS = 2**23
 
 
+def optimizer_of(problem: Problem) -> tuple[FusedStep, list[Tensor]]:
+    """A fastopt optimizer over fresh parameters with gradients, and those parameters."""
+    params = problem.new_params()
+    made: FusedStep = getattr(fastopt, problem.algorithm.cls)(params, **problem.algorithm.options)
+    return made, params
+
+
+class Pieces:
+    """An optimizer that has stepped, over one work; `threads` are torch's unless told."""
+
+    def __init__(self, shapes: Sequence[Shape], algorithm: str, threads: int | None = None) -> None:
+        self.problem = Problem(shapes, ALGORITHMS[algorithm], torch.float32)
+        self.optimizer, self.params = optimizer_of(self.problem)
+        self.optimizer.step()
+        self.grads = [param.grad for param in self.params if param.grad is not None]
+        states = [self.optimizer.state[param].values() for param in self.params]
+        self.states = [tensor for of_param in states for tensor in of_param]
+        # In the order of the step: which tensors are still in the caches depends on it.
+        self.tensors = [
+            tensor
+            for param, grad, of_param in zip(self.params, self.grads, states, strict=True)
+            for tensor in (param, grad, *of_param)
+        ]
+        self.threads = threads or torch.get_num_threads()
+
+    def drop_gradients(self) -> Pieces:
+        """Take the gradients away: a step then checks its containers and updates nothing."""
+        self.optimizer.zero_grad(set_to_none=True)
+        return self
+
+    def engine(self, before: Callable[[], None] | None = None) -> None:
+        """The step without the Python around it; `before` is called between checks and writes."""
+        plan = self.optimizer._record.plan
+        assert plan is not None
+        assert plan._core is not None
+        groups, state = self.optimizer.param_groups, self.optimizer.state
+        refused = plan._core.step(groups, state, self.threads, None, before)
+        assert refused is None
+
+    def bump_versions(self) -> None:
+        """Tell autograd that every parameter was written to."""
+        torch.autograd.graph.increment_version(self.params)
+
+
+def region(threads: int) -> Callable[[], None]:
+    """A call that opens a parallel region over next to nothing."""
+    tiny = [torch.zeros(64), torch.zeros(64)]
+    return lambda: _core.stream(tiny[:1], tiny[1:], threads)
+
+
 def _probes(shapes: list[Shape], algorithm: str) -> dict[str, Callable[[], Mapping[str, int]]]:
     """What one round runs, in nanoseconds: a probe of the step's two halves, the parts alone."""
-    from benchmarks.pieces import Pieces, region
-    from fastopt import _core
-
     whole = Pieces(shapes, algorithm)
     idle = Pieces([(1,)] * len(shapes), algorithm).drop_gradients()
     tiny = Pieces([(1,)], algorithm).drop_gradients()
@@ -55,14 +105,14 @@ def _probes(shapes: list[Shape], algorithm: str) -> dict[str, Callable[[], Mappi
 
         return probe
 
-    calls = {
-        "step": whole.step,
-        "idle step": tiny.step,
+    calls: dict[str, Callable[[], object]] = {
+        "step": whole.optimizer.step,
+        "idle step": tiny.optimizer.step,
         "idle engine": tiny.engine,
         "no gradients": idle.engine,
-        "no gradients, .grad": idle.read_grads,
-        ".grad": whole.read_grads,
-        "reads": whole.read_all,
+        "no gradients, .grad": partial(_core.read_grads, idle.params),
+        ".grad": partial(_core.read_grads, whole.params),
+        "reads": partial(_core.read_tensors, whole.tensors),
         "versions": whole.bump_versions,
         "region": region(team),
         "no region": region(1),
@@ -90,18 +140,13 @@ def measure(work: str, algorithm: str, shapes: list[Shape], budget: float) -> Re
 
     hot = rounds(list(probes), lambda name: probes[name](), budget)
     cold = rounds(["halves", "step"], lambda name: evicting.add_(1), budget / 2)
-    medians = {name: statistics.median(times) for name, times in hot.items()}
-    return {
-        "id": f"{work}/{algorithm}",
-        "tensors": len(shapes),
-        "samples": hot,
-        "cold_samples": cold,
-        "seconds": medians["step"],
-        "floor_seconds": medians["floor"],
-        "parts": [vars(part) for part in parts(medians)],
-        "cold": {name: statistics.median(times) for name, times in cold.items()},
-        "verdict": "right",
-    }
+    about = {"work": work, "algorithm": algorithm, "tensors": len(shapes)}
+    return about | {"samples": hot, "cold_samples": cold, "verdict": "right"}
+
+
+def medians(samples: Samples) -> dict[str, float]:
+    """The median of each probe."""
+    return {str(name): float(time) for name, time in pd.DataFrame(samples).median().items()}
 
 
 @dataclass(frozen=True)
@@ -110,103 +155,79 @@ class Part:
 
     name: str
     seconds: float
-    how: str
+    how: str = "alone"
     of: str = ""
 
 
 CHECKS, WRITES = "before the first write", "writes"
 
 
-def parts(medians: Mapping[str, float]) -> list[Part]:
+def parts(of: Mapping[str, float]) -> list[Part]:
     """The parts of a step from the probes' medians: those without `of` add up to the step."""
-    python = medians["idle step"] - medians["idle engine"]
-    inside_checks = [
-        Part(
-            "containers, hyperparameters",
-            medians["no gradients"] - medians["no gradients, .grad"],
-            "alone",
-            CHECKS,
-        ),
-        Part(".grad of every parameter", medians[".grad"], "alone", CHECKS),
-        Part("tensors read by DLPack", medians["reads"], "alone", CHECKS),
-    ]
-    inside_writes = [
-        Part("version counters", medians["versions"], "alone", WRITES),
-        Part("threads called together", medians["region"] - medians["no region"], "alone", WRITES),
-    ]
-
-    def rest(half: str, name: str, inside: list[Part]) -> Part:
-        seconds = medians[half] - sum(part.seconds for part in inside)
-        return Part(name, seconds, "rest of its half", inside[0].of)
-
-    left = medians["step"] - python - medians["checks"] - medians["writes"]
-    return [
-        Part("Python around the engine", python, "alone"),
-        Part(CHECKS, medians["checks"], "in the step"),
-        *inside_checks,
-        rest("checks", "layouts, overlaps, states found", inside_checks),
-        Part(WRITES, medians["writes"], "in the step"),
-        *inside_writes,
-        rest("writes", "update of the elements", inside_writes),
-        Part("not attributed", left, "rest of the step"),
-    ]
+    python = of["idle step"] - of["idle engine"]
+    containers = of["no gradients"] - of["no gradients, .grad"]
+    inside = {
+        CHECKS: {
+            "containers, hyperparameters": containers,
+            ".grad of every parameter": of[".grad"],
+            "tensors read by DLPack": of["reads"],
+        },
+        WRITES: {
+            "version counters": of["versions"],
+            "threads called together": of["region"] - of["no region"],
+        },
+    }
+    found = [Part("Python around the engine", python)]
+    for half, whole, rest in (
+        (CHECKS, of["checks"], "layouts, overlaps, states found"),
+        (WRITES, of["writes"], "update of the elements"),
+    ):
+        left = whole - sum(inside[half].values())
+        found.append(Part(half, whole, "in the step"))
+        found += [Part(name, seconds, of=half) for name, seconds in inside[half].items()]
+        found.append(Part(rest, left, "rest of its half", half))
+    left = of["step"] - python - of["checks"] - of["writes"]
+    return [*found, Part("not attributed", left, "rest of the step")]
 
 
-def table(found: Record) -> Table:
+def table(found: Record) -> pd.DataFrame:
     """A line a part, a column a case: microseconds and share of the step."""
-    rows = found["rows"]
-    columns = [("part", "left"), *((row["id"], "right") for row in rows), ("measured", "left")]
-    shown = new_table(
-        found,
-        columns,
-        "microseconds and share of the step, medians, with hot caches; measured alone: run by "
-        "itself;\nin the step: read on the way; rest: what remains; cold caches: 32 MB were "
-        "written between steps",
-    )
-    if not rows:
-        return shown
-
-    def cells(seconds: list[float]) -> list[str]:
-        return [
-            f"{s * 1e6:,.1f} {s / row['seconds']:5.0%}"
-            for s, row in zip(seconds, rows, strict=True)
-        ]
-
-    for index, part in enumerate(rows[0]["parts"]):
-        indent = "  " if part["of"] else ""
-        seconds = [row["parts"][index]["seconds"] for row in rows]
-        shown.add_row(indent + part["name"], *cells(seconds), part["how"])
-    shown.add_section()
-    shown.add_row("whole step", *cells([row["seconds"] for row in rows]), "whole")
-    shown.add_row("floor: a bare stream", *cells([row["floor_seconds"] for row in rows]), "alone")
-    for name, label in (("step", "whole step"), ("checks", CHECKS), ("writes", WRITES)):
-        cold = [row["cold"][name] for row in rows]
-        shown.add_row(
-            f"cold caches: {label}", *cells(cold), "whole" if name == "step" else "in the step"
-        )
-    return shown
+    columns: dict[str, dict[str, str]] = {"measured": {}}
+    for row in found["rows"]:
+        hot, cold = medians(row["samples"]), medians(row["cold_samples"])
+        shown = [replace(p, name=f"- {p.name}" if p.of else p.name) for p in parts(hot)]
+        shown += [Part("whole step", hot["step"], "whole"), Part("a bare stream", hot["floor"])]
+        shown += [Part("cold caches: whole step", cold["step"], "whole")]
+        shown += [Part(f"cold caches: {CHECKS}", cold["checks"], "in the step")]
+        shown += [Part(f"cold caches: {WRITES}", cold["writes"], "in the step")]
+        columns[row["id"]] = {
+            part.name: f"{part.seconds * 1e6:,.1f} ({part.seconds / hot['step']:.0%})"
+            for part in shown
+        }
+        columns["measured"] = {part.name: part.how for part in shown}
+    return pd.DataFrame(columns).rename_axis("part").reset_index()
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Measure the chosen cases, save, print."""
-    chosen = [case for case in CASES if fnmatch.fnmatch("/".join(case), f"*{arguments.only}*")]
-    if arguments.list:
-        print("\n".join("/".join(case) for case in chosen))
-        return 0
-    if not chosen:
-        raise SystemExit(f"no case matches {arguments.only!r}; see --profile --list")
-    result = record.header("profile", quick=arguments.quick, budget=arguments.budget)
-    result["rows"] = []
-    out = arguments.out or Path("build/benchmarks/profile.json")
-    with display(result, len(chosen), table) as shown:
-        for work, algorithm in chosen:
-            shown.start(f"{work}/{algorithm}")
-            shapes = WORKS[work]()
-            if arguments.quick:
-                shapes = [(7,) for _ in shapes[:10]]
-            budget = 0.0 if arguments.quick else 2 * arguments.budget
-            result["rows"].append(measure(work, algorithm, shapes, budget))
-            record.save(out, result)
-            shown.done()
-    print(f"{out}: every sample")
-    return 0
+def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
+    def case(work: str, algorithm: str) -> Record:
+        shapes = WORKS[work]()
+        if arguments.quick:
+            shapes = [(7,) for _ in shapes[:10]]
+        return measure(work, algorithm, shapes, 2 * plan.budget)
+
+    return {"/".join(names): partial(case, *names) for names in CASES}
+
+
+NOTE = (
+    "microseconds and share of the step, medians, with hot caches; measured alone: run by itself; "
+    "in the step: read on the way; rest: what remains; cold caches: 32 MB written between steps"
+)
+QUESTION = Question(
+    "profile",
+    "where the time of whole steps goes",
+    rows,
+    table,
+    Plan(budget=1.0),
+    forces=False,
+    about={"notes": [NOTE]},
+)

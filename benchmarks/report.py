@@ -1,173 +1,98 @@
-"""One self-contained HTML page from saved records: tables, pictures, the page, the command.
-
-The tables are those of the terminal, the pictures those of `plot`, drawn once for a light page and
-once for a dark one. Nothing is loaded from elsewhere.
-"""
+"""What is made from saved records: pictures, the README's tables, one self-contained HTML page."""
 
 from __future__ import annotations
 
 import argparse
 import base64
-import io
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-from matplotlib.figure import Figure
-from PIL import Image
-from rich.table import Table
-from rich.text import Text
+from markdown_it import MarkdownIt
 
-from benchmarks import curves, gpu, micro, peers, plots, profiling, record, train
-from benchmarks import table as cpu_table
-from benchmarks.plots.style import DARK, LIGHT
+from benchmarks import cpu, curves, gpu, micro, peers, plots, profiling, record, tail, train
 from benchmarks.record import Record
+from benchmarks.session import heading, markdown, notes
 
-HELP = "one self-contained HTML page of saved records: tables, pictures, machine, method"
+HELP = "pictures, the README's tables and one HTML page of saved records"
 
-TABLES: dict[str, Callable[[Record], Table]] = {
-    "cpu": cpu_table.table,
-    "tail": cpu_table.table,
-    "peers": peers.table,
-    "curves": curves.table,
-    "train": train.table,
-    "micro": micro.table,
-    "profile": profiling.table,
-    "gpu": gpu.table,
-}
+QUESTIONS = [m.QUESTION for m in (cpu, tail, peers, curves, train, micro, profiling)]
+TABLES = {question.kind: question.table for question in QUESTIONS} | {"gpu": gpu.table}
+# What of them the README leaves out.
+DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
+IN_README = ("cpu", "tail", "peers", "train")
 
-TITLES = {
-    "cpu": "Steps against torch's, with goals",
-    "peers": "Every contestant",
-    "tail": "The passes around the step",
-    "curves": "Curves",
-    "train": "Whole trainings",
-    "micro": "Kernels and parts of a step",
-    "profile": "Where a step's time goes",
-    "gpu": "On the GPU",
-}
+# Pictures are drawn for white; on a dark page their lightness is turned around, their hues kept.
+STYLE = """
+:root { color-scheme: light dark; }
+body { margin: 0 auto; padding: 1rem; max-width: 80rem; font: 15px/1.5 system-ui, sans-serif; }
+table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .6rem; text-align: left; border-bottom: 1px solid #8886; }
+h3 { margin-top: 3rem; }
+strong { color: light-dark(#b04a00, #ff9a4d); }
+img { max-width: 100%; width: 50rem; }
+@media (prefers-color-scheme: dark) { img { filter: invert(1) hue-rotate(180deg); } }
+"""
+METHOD = """# fastopt: benchmarks
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A table's cell: its text, `kind` of number or words, `mark` where a verdict colours it."""
-
-    text: str
-    kind: str = ""
-    mark: str = ""
+Every number is a ratio inside one process: contestants run in turn, in rounds whose order rotates;
+shown are medians of the rounds' own ratios with their quartiles. Each contestant has tensors of its
+own with the same values, and its result is checked against a float64 reference before it is timed:
+a wrong one is reported as wrong, not as fast. The floor is a bare stream over the same bytes,
+measured in the same rounds. A row is ok, short of a goal (bold), noisy (the middle half of its
+ratios is too wide to claim anything) or wrong.
+"""
 
 
-MARKS = {"green": "good", "yellow": "short", "magenta": "noisy", "red": "wrong"}
+def readme(found: Record) -> str:
+    """The table of a record that the README shows."""
+    shown = TABLES[found["kind"]](found).drop(columns=DETAILS, errors="ignore")
+    if found["kind"] != "peers":
+        return f"{heading(found)}\n{markdown(shown)}"
+    versions = ", ".join(f"{name} {v or 'absent'}" for name, v in found["libraries"].items())
+    shown = peers.side_by_side(found)
+    return f"{heading(found)}\n{markdown(shown)}\nVersions: {versions}.\n"
 
 
-def _cell(content: Any, justify: str) -> Cell:
-    text = content if isinstance(content, Text) else Text.from_markup(str(content))
-    style = f"{text.style} {' '.join(str(span.style) for span in text.spans)}"
-    mark = next((mark for colour, mark in MARKS.items() if colour in style), "")
-    return Cell(text.plain, "number" if justify == "right" else "", mark)
+def page(records: list[tuple[Record, list[Path]]]) -> str:
+    """The whole page, of records with their pictures."""
+    text = MarkdownIt("commonmark", {"html": False}).enable("table")
+    text.validateLink = lambda url: url.startswith("data:image/png;")  # type: ignore[method-assign]
+    sections = [METHOD]
+    for found, pictures in records:
+        settings = {**found["settings"], "command": " ".join(found["command"])}
+        settings |= {**found["machine"], **found["versions"], **found.get("libraries", {})}
+        facts = "; ".join(f"{name} {value}" for name, value in settings.items() if value)
+        sections += [heading(found), *(_embedded(path) for path in pictures)]
+        sections += [markdown(TABLES[found["kind"]](found)), notes(found), f"`{facts}`\n"]
+    body = text.render("\n".join(sections))
+    head = f"<meta charset='utf-8'><title>fastopt: benchmarks</title><style>{STYLE}</style>"
+    return f"<!DOCTYPE html>\n<html lang='en'><head>{head}</head>\n<body>\n{body}</body></html>\n"
 
 
-def grid(table: Table) -> tuple[list[Cell], list[list[Cell]]]:
-    """Heading and lines of a terminal's table."""
-    head = [_cell(column.header, column.justify) for column in table.columns]
-    columns = [[_cell(cell, column.justify) for cell in column.cells] for column in table.columns]
-    return head, [list(line) for line in zip(*columns, strict=True)]
-
-
-def _png(figure: Figure) -> str:
-    """A figure as a data URI; its few colours need a third of the bytes as a palette."""
-    drawn, packed = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png")
-    image = Image.open(drawn).convert("RGB")
-    # This method keeps the rare colours, a marker's among them.
-    image = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    image.save(packed, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One figure, drawn for both kinds of page."""
-
-    caption: str
-    light: str
-    dark: str
-
-
-def pictures(found: Record) -> Iterator[Picture]:
-    """Every figure of a record."""
-    dark = plots.figures(found, DARK)
-    for name, (caption, figure) in plots.figures(found, LIGHT).items():
-        yield Picture(caption, _png(figure), _png(dark[name][1]))
-
-
-def _facts(found: Record) -> dict[str, str]:
-    """Machine, versions and settings of a record, as the page shows them."""
-    machine, versions = found["machine"], found["versions"]
-    caches = ", ".join(f"{name} {size}" for name, size in machine["caches"].items())
-    ram = f", {machine['ram_bytes'] / 2**30:.0f} GiB of memory" if machine["ram_bytes"] else ""
-    commit = versions.get("commit") or "unknown"
-    if versions.get("modified_files"):
-        commit += f" and {versions['modified_files']} modified files"
-    facts = {
-        "device": found.get("device", {}).get("name", ""),
-        "processor": f"{machine['cpu']} ({machine['architecture']}), {machine['cores']} cores{ram}",
-        "caches": caches,
-        "threads": str(machine["threads"]),
-        "load before": f"{machine['load_before']:.2f}" if machine["load_before"] else "",
-        "instruction set": versions.get("isa", ""),
-        "fastopt": f"{versions.get('fastopt', '?')}, built with {versions.get('compiler', '?')}",
-        "torch": f"{versions['torch']} ({versions['torch_isa']}), Python {versions['python']}",
-        "libraries": ", ".join(
-            f"{name} {version or 'absent'}" for name, version in found.get("libraries", {}).items()
-        ),
-        "commit": commit,
-        "measured": found["time"],
-        "command": "python -m benchmarks " + " ".join(found["command"]),
-        "settings": ", ".join(f"{name} {value}" for name, value in found["settings"].items()),
-    }
-    return {name: text for name, text in facts.items() if text}
-
-
-def page(records: list[Record]) -> str:
-    """The whole page."""
-    sections = []
-    for found in records:
-        kind = found["kind"]
-        table = TABLES[kind](found)
-        head, lines = grid(table)
-        verdicts = [row.get("verdict", "") for row in found.get("rows", [])]
-        sections.append(
-            {
-                "id": kind,
-                "title": TITLES.get(kind, kind),
-                "facts": _facts(found),
-                "quick": found["settings"].get("quick"),
-                "counts": {v: verdicts.count(v) for v in dict.fromkeys(verdicts) if v},
-                "head": head,
-                "lines": lines,
-                "caption": str(table.caption or ""),
-                "pictures": list(pictures(found)),
-            }
-        )
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
-    )
-    return templates.get_template("report.html").render(sections=sections)
+def _embedded(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f"![{path.stem}: the numbers are in the table below](data:image/png;base64,{data})\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m benchmarks report`."""
     parser.add_argument("files", nargs="+", type=record.saved, metavar="FILE.json")
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/report.html"))
+    folder = "folder of report.html, tables.md and pictures"
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help=folder)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write the page."""
-    records = [record.load(path) for path in arguments.files]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(page(records), encoding="utf-8")
-    print(arguments.out)
+    """Write it all, print the README's tables."""
+    out = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    records, tables = [], []
+    for path in arguments.files:
+        found, pictures = record.load(path), []
+        for name, figure in plots.figures(found).items():
+            pictures.append(out / f"{path.stem}-{name}.png")
+            figure.savefig(pictures[-1])
+        records.append((found, pictures))
+        tables += [readme(found)] * (found["kind"] in IN_README)
+    (out / "tables.md").write_text("\n".join(tables))
+    (out / "report.html").write_text(page(records))
+    print("\n".join(tables))
     return 0

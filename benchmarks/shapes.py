@@ -17,29 +17,34 @@ def numel(shapes: Sequence[Shape]) -> int:
     return sum(math.prod(shape) for shape in shapes)
 
 
-def _linear(inputs: int, outputs: int) -> list[Shape]:
-    return [(outputs, inputs), (outputs,)]
+def _pair(*shape: int) -> list[Shape]:
+    """A weight with its bias: one number an output."""
+    return [shape, shape[:1]]
 
 
 def _norm(width: int) -> list[Shape]:
     return [(width,), (width,)]
 
 
+def _block(d: int) -> list[Shape]:
+    """A transformer's: attention, then an MLP four times as wide, each behind a norm.
+
+    GPT-2 stores its matrices transposed, which an update of elements does not see.
+    """
+    attention = [*_norm(d), *_pair(3 * d, d), *_pair(d, d)]
+    return [*attention, *_norm(d), *_pair(4 * d, d), *_pair(d, 4 * d)]
+
+
 def gpt2(layers: int = 12, d: int = 768, vocab: int = 50257, context: int = 1024) -> list[Shape]:
     """GPT-2 with the output head tied to the token embedding; the defaults are GPT-2 small."""
+    return [(vocab, d), (context, d), *_block(d) * layers, *_norm(d)]
 
-    def conv1d(inputs: int, outputs: int) -> list[Shape]:
-        return [(inputs, outputs), (outputs,)]  # GPT-2 stores its matrices transposed
 
-    block = [
-        *_norm(d),
-        *conv1d(d, 3 * d),
-        *conv1d(d, d),
-        *_norm(d),
-        *conv1d(d, 4 * d),
-        *conv1d(4 * d, d),
-    ]
-    return [(vocab, d), (context, d), *block * layers, *_norm(d)]
+def vit(layers: int = 12, d: int = 768, patch: int = 16, classes: int = 1000) -> list[Shape]:
+    """Vision transformer for 224 x 224 pixels with a class token; the defaults are ViT-B/16."""
+    tokens = (224 // patch) ** 2 + 1
+    stem: list[Shape] = [(1, 1, d), *_pair(d, 3, patch, patch), (1, tokens, d)]
+    return [*stem, *_block(d) * layers, *_norm(d), *_pair(classes, d)]
 
 
 def resnet(depths: Sequence[int] = (3, 4, 6, 3), classes: int = 1000) -> list[Shape]:
@@ -48,8 +53,7 @@ def resnet(depths: Sequence[int] = (3, 4, 6, 3), classes: int = 1000) -> list[Sh
     def conv(inputs: int, outputs: int, kernel: int) -> list[Shape]:
         return [(outputs, inputs, kernel, kernel), *_norm(outputs)]
 
-    shapes = conv(3, 64, 7)
-    channels = 64
+    shapes, channels = conv(3, 64, 7), 64
     for stage, depth in enumerate(depths):
         width = 64 * 2**stage
         for block in range(depth):
@@ -57,29 +61,12 @@ def resnet(depths: Sequence[int] = (3, 4, 6, 3), classes: int = 1000) -> list[Sh
             if block == 0:
                 shapes += conv(channels, 4 * width, 1)  # the downsampling shortcut
             channels = 4 * width
-    return shapes + _linear(channels, classes)
-
-
-def vit(
-    layers: int = 12, d: int = 768, patch: int = 16, image: int = 224, classes: int = 1000
-) -> list[Shape]:
-    """Vision transformer with a class token; the defaults are ViT-B/16."""
-    tokens = (image // patch) ** 2 + 1
-    block = [
-        *_norm(d),
-        *_linear(d, 3 * d),
-        *_linear(d, d),
-        *_norm(d),
-        *_linear(d, 4 * d),
-        *_linear(4 * d, d),
-    ]
-    stem: list[Shape] = [(1, 1, d), (d, 3, patch, patch), (d,), (1, tokens, d)]
-    return [*stem, *block * layers, *_norm(d), *_linear(d, classes)]
+    return shapes + _pair(classes, channels)
 
 
 def mlp(widths: Sequence[int] = (784, 10, 10)) -> list[Shape]:
     """Fully connected layers between consecutive `widths`."""
-    return [shape for i, o in pairwise(widths) for shape in _linear(i, o)]
+    return [shape for i, o in pairwise(widths) for shape in _pair(o, i)]
 
 
 WORKS: dict[str, Callable[[], list[Shape]]] = {

@@ -1,4 +1,4 @@
-"""The fused tail against passes one after another: its problem, torch's passes, rows, the command.
+"""The fused tail against passes one after another: its problem, torch's passes, the rows.
 
 Clip by norm, AdamW and an average of the weights: in one step of fastopt.AdamW, and as torch's best
 composition of passes: clip_grad_norm_, fused AdamW, lerp. Then what statistics cost.
@@ -9,23 +9,20 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks import record
 from benchmarks.contestants import MAKERS, Maker
-from benchmarks.cpu import Row, conclude, work_shapes
-from benchmarks.method import QUICK, Plan
+from benchmarks.cpu import Row, judged, table, work_shapes
+from benchmarks.method import Plan
 from benchmarks.problem import ALGORITHMS, CHECK_STEPS, DTYPES, Algorithm, Problem
 from benchmarks.race import race
 from benchmarks.record import Record
-from benchmarks.table import display
-
-HELP = "clip, AdamW and average in one pass against torch's passes; the cost of statistics"
+from benchmarks.session import Question, Rows
 
 OPTIONS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1}
 EMA_DECAY = 0.9  # the usual 0.999 would move too little in CHECK_STEPS to be checked
@@ -56,13 +53,8 @@ class Tail(Problem):
 
     def _reference(self) -> Tensor:
         self.max_grad_norm = CLIPPED_AT * self._norm(super().gradient(0))
-        clip = {"max_grad_norm": self.max_grad_norm}
-        self.algorithm = Algorithm(
-            self.algorithm.cls,
-            {**self.algorithm.options, **clip},
-            self.algorithm.updates,
-            self.algorithm.reads,
-        )
+        options = {**self.algorithm.options, "max_grad_norm": self.max_grad_norm}
+        self.algorithm = replace(self.algorithm, options=options)
         weight = self.params.to(torch.float64, copy=True).requires_grad_()
         optimizer = torch.optim.AdamW([weight], **OPTIONS, foreach=False)
         average: Tensor | None = None
@@ -132,7 +124,6 @@ ENTRANTS: dict[str, dict[str, Maker]] = {
 # every element.
 NORM_ERROR = 0.001
 COARSE = dict.fromkeys(("torch.passes", "torch.passes, for-loop"), NORM_ERROR)
-PEERS = {against: tuple(makers)[1:] for against, makers in ENTRANTS.items()}
 
 GOALS = {"gpt2": 1.35, "resnet50": 1.5, "100x256x256": 1.8, "1000x64": 20.0}
 
@@ -158,43 +149,16 @@ def run_row(
         problem: Problem = Tail(shapes, AVERAGED, dtype)
     else:
         problem = Problem(shapes, ALGORITHMS["AdamW"], dtype)
-    outcome = race(problem, ["fastopt", *PEERS[row.against]], plan, entrants[row.against], COARSE)
-    return {
-        "id": row.id,
-        **asdict(row),
-        "tensors": len(shapes),
-        "elements": problem.elements,
-        "bytes_per_param": problem.algorithm.bytes_per_param(problem.dtype),
-        "errors": outcome.errors,
-        "absent": outcome.failed,
-        "rounds": outcome.rounds,
-        "samples": outcome.samples,
-        **conclude(row, outcome, quick, PEERS),
-    }
+    return judged(asdict(row) | race(problem, entrants[row.against], plan, COARSE), quick)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m benchmarks tail`."""
-    parser.add_argument("--quick", action="store_true", help="tiny tensors: times mean nothing")
-    parser.add_argument(
-        "--budget", type=float, default=Plan.budget, help="seconds per row (default %(default)s)"
-    )
-    parser.add_argument("--threads", type=int, help="threads for torch and fastopt")
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/tail.json"))
+def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
+    return {row.id: partial(run_row, row, plan, arguments.quick) for row in ROWS}
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Run the rows; 1 if a result was wrong."""
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    plan = QUICK if arguments.quick else Plan(budget=arguments.budget)
-    found = record.header("tail", quick=arguments.quick, **asdict(plan))
-    found["rows"] = []
-    with display(found, len(ROWS)) as shown:
-        for row in ROWS:
-            shown.start(row.id)
-            found["rows"].append(run_row(row, plan, arguments.quick))
-            record.save(arguments.out, found)
-            shown.done()
-    print(f"{arguments.out}: every sample")
-    return int(any(row["verdict"] == "wrong" for row in found["rows"]))
+QUESTION = Question(
+    "tail",
+    "clip, AdamW and average in one pass against torch's passes; the cost of statistics",
+    rows,
+    table,
+)

@@ -1,4 +1,4 @@
-"""Whole trainings, split into forward and backward against step: tasks, lock-step, the command.
+"""Whole trainings, split into forward and backward against step: tasks, lock-step, the table.
 
 Every contestant trains its own copy of a net on the same batches, in turn at every batch, so that
 the times of a round saw the same machine. The losses must agree: a training is repeatable but for
@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from time import perf_counter
 
+import pandas as pd
 import torch
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor, nn
 
-from benchmarks import record
 from benchmarks.contestants import MAKERS, Maker
-from benchmarks.cpu import NOISY
-from benchmarks.method import Samples, paired, spread
+from benchmarks.cpu import peer
+from benchmarks.method import Plan, Samples, ratios, spreads, verdict
 from benchmarks.record import Record
-from benchmarks.table import STYLES, display, microseconds, new_table, ratio
+from benchmarks.session import Question, Rows, microseconds
 from benchmarks.text import Transformer, text_batches
-
-HELP = "trainings with torch.optim and with fastopt: same loss, time of a step and of all around it"
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
@@ -54,13 +50,10 @@ def _digits(seed: int) -> Batches:
     )
 
 
-def _demo_net(name: str) -> Callable[[], nn.Module]:
-    def net() -> nn.Module:
-        from examples.nets import NETS
+def _demo_net(name: str) -> nn.Module:
+    from examples.nets import NETS
 
-        return NETS[name]()
-
-    return net
+    return NETS[name]()
 
 
 @dataclass(frozen=True)
@@ -73,8 +66,8 @@ class Task:
 
 
 TASKS = {
-    "mlp": Task(_demo_net("mlp"), _digits, 200),
-    "conv": Task(_demo_net("conv"), _digits, 100),
+    "mlp": Task(partial(_demo_net, "mlp"), _digits, 200),
+    "conv": Task(partial(_demo_net, "conv"), _digits, 100),
     "transformer": Task(Transformer, text_batches, 40),
 }
 
@@ -131,7 +124,7 @@ class Learner:
 
 
 def train(
-    row: Row, steps: int, makers: dict[str, Maker] = MAKERS, seed: int = 0
+    row: Row, steps: int, makers: Mapping[str, Maker] = MAKERS, seed: int = 0
 ) -> dict[str, Learner]:
     """Train every contestant and the control in lock-step."""
     from examples.optimizers import OPTIMIZERS
@@ -163,8 +156,8 @@ def gap(one: Sequence[float], other: Sequence[float]) -> float:
     return float(differences.max())
 
 
-def run_row(row: Row, quick: bool = False, makers: dict[str, Maker] = MAKERS) -> Record:
-    """Train, check the losses, and split the time."""
+def run_row(row: Row, quick: bool = False, makers: Mapping[str, Maker] = MAKERS) -> Record:
+    """Train, check the losses, and split the time: `samples` in the step, `around` before it."""
     steps = WARM_UP + (2 if quick else TASKS[row.work].steps)
     learners = train(row, steps, makers)
     expected = learners[REFERENCE].losses
@@ -175,8 +168,11 @@ def run_row(row: Row, quick: bool = False, makers: dict[str, Maker] = MAKERS) ->
     wrong = [name for name in names if not early[name] <= LOSS_TOLERANCE]
     timed = {name: learners[name] for name in names if name not in wrong}
     params = list(learners[REFERENCE].net.parameters())
+    samples = {name: each.inside[WARM_UP:] for name, each in timed.items()}
+    judgement, quickest = "wrong", peer({"samples": samples})
+    if quickest:
+        judgement = verdict(quick, False, ratios(samples, "fastopt")[quickest])
     return {
-        "id": row.id,
         **asdict(row),
         "dtype": "fp32",
         "tensors": len(params),
@@ -186,98 +182,57 @@ def run_row(row: Row, quick: bool = False, makers: dict[str, Maker] = MAKERS) ->
         "errors": {name: early[name] / LOSS_TOLERANCE for name in names},
         "loss_gaps": {name: gap(each.losses, expected) for name, each in learners.items()},
         "wrong": wrong,
-        "samples": {name: each.inside[WARM_UP:] for name, each in timed.items()},
+        "samples": samples,
         "around": {name: each.around[WARM_UP:] for name, each in timed.items()},
-        **conclude(timed, quick),
+        "verdict": judgement,
     }
 
 
-def conclude(timed: dict[str, Learner], quick: bool) -> Record:
-    """The quickest of torch's optimizers as the peer; ratios of the step and of the whole."""
-    inside: Samples = {name: each.inside[WARM_UP:] for name, each in timed.items()}
-    around: Samples = {name: each.around[WARM_UP:] for name, each in timed.items()}
-    whole = {
-        name: [a + b for a, b in zip(inside[name], around[name], strict=True)] for name in timed
-    }
-    times = {name: spread(samples) for name, samples in inside.items()}
-    if "fastopt" not in times or len(times) == 1:
-        return {"verdict": "wrong"}
-    peer = min(times.keys() - {"fastopt"}, key=lambda name: times[name].median)
-    step = spread(paired(inside[peer], inside["fastopt"]))
-    others = [name for name in timed if name != "fastopt"]
-    return {
-        "verdict": "right" if quick else "noisy" if step.relative > NOISY else "ok",
-        "peer": peer,
-        "times": {name: asdict(time) for name, time in times.items()},
-        "around_times": {name: asdict(spread(samples)) for name, samples in around.items()},
-        "ratio": asdict(step),
-        "ratios": {n: asdict(spread(paired(inside[n], inside["fastopt"]))) for n in others},
-        "whole_ratios": {n: asdict(spread(paired(whole[n], whole["fastopt"]))) for n in others},
-    }
+def whole(row: Record) -> Samples:
+    """Everybody's seconds per training step, the optimizer's part and what is around it."""
+    times: Samples = (pd.DataFrame(row["samples"]) + pd.DataFrame(row["around"])).to_dict("list")
+    return times
 
 
-COLUMNS = (
-    ("net", "left"),
-    ("optimizer", "left"),
-    ("by", "left"),
-    ("fwd+bwd us", "right"),
-    ("step us", "right"),
-    ("step over fastopt's", "right"),
-    ("all over fastopt's", "right"),
-    ("loss gap", "right"),
-    ("", "left"),
-)
-
-
-def table(found: Record) -> Table:
-    """All rows, a line per contestant and one for the control."""
-    shown = new_table(
-        found,
-        COLUMNS,
-        f"right: the loss is torch.default's but for {LOSS_TOLERANCE:g} over {CHECKED} steps; "
-        "loss gap: the largest difference over all steps, relative",
-        "control: torch.default from weights one rounding step off",
-    )
+def table(found: Record) -> pd.DataFrame:
+    """A line a training: fastopt against the quickest of torch's for its step."""
+    columns = ["net", "optimizer", "forward+backward", "torch's step", "fastopt's", "step", "all"]
+    lines = []
     for row in found["rows"]:
-        about = f"{row['work']}, {row['tensors']} tensors"
-        for name, times in row.get("times", {}).items():
-            shown.add_row(
-                about if name == "fastopt" else "",
-                row["algorithm"] if name == "fastopt" else "",
-                name,
-                microseconds(row["around_times"][name]["median"]),
-                microseconds(times["median"]),
-                ratio(row["ratios"][name]) if name in row["ratios"] else "",
-                ratio(row["whole_ratios"][name]) if name in row["whole_ratios"] else "",
-                f"{row['loss_gaps'][name]:.1e}",
-                Text(row["verdict"], STYLES[row["verdict"]]) if name == "fastopt" else "",
-            )
-        for name in row["wrong"]:
-            found_gap = f"{row['loss_gaps'][name]:.1e}"
-            shown.add_row("", "", name, "", "", "", "", found_gap, Text("wrong", STYLES["wrong"]))
-        shown.add_row("", "", CONTROL, "", "", "", "", f"{row['loss_gaps'][CONTROL]:.1e}", "")
-        shown.add_section()
-    return shown
+        line = {"net": f"{row['work']}, {row['tensors']} tensors", "optimizer": row["algorithm"]}
+        quickest, gaps = peer(row), row["loss_gaps"]
+        if quickest:
+            times = spreads(row["samples"])
+            around = spreads(row["around"])["fastopt"].median
+            torchs = microseconds(times[quickest].median, 0)
+            line |= {
+                "forward+backward": f"{microseconds(around, 0)} us",
+                "torch's step": f"{torchs} us ({quickest.removeprefix('torch.')})",
+                "fastopt's": f"{microseconds(times['fastopt'].median, 0)} us",
+                "step": ratios(row["samples"], "fastopt")[quickest].text(),
+                "all": ratios(whole(row), "fastopt")[quickest].text(),
+            }
+        else:
+            line["all"] = f"**wrong**: {', '.join(row['wrong'])}"
+        line["loss gap"], line["control's"] = (f"{gaps[who]:.1e}" for who in ("fastopt", CONTROL))
+        lines.append(line | {"verdict": row["verdict"]})
+    return pd.DataFrame(lines, columns=[*columns, "loss gap", "control's", "verdict"]).fillna("")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m benchmarks train`."""
-    parser.add_argument("--quick", action="store_true", help="few steps: times mean nothing")
-    parser.add_argument("--threads", type=int, help="threads for everybody")
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks/train.json"))
+def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
+    return {row.id: partial(run_row, row, arguments.quick) for row in ROWS}
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Run all trainings; 1 if fastopt's losses were not torch's."""
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    found = record.header("train", quick=arguments.quick, warm_up=WARM_UP)
-    found["rows"] = []
-    with display(found, len(ROWS), table) as shown:
-        for row in ROWS:
-            shown.start(row.id)
-            found["rows"].append(run_row(row, arguments.quick))
-            record.save(arguments.out, found)
-            shown.done()
-    print(f"{arguments.out}: every sample")
-    return int(any(row["verdict"] == "wrong" for row in found["rows"]))
+NOTE = (
+    f"right: the loss is torch.default's but for {LOSS_TOLERANCE:g} over {CHECKED} steps; gap: "
+    "the largest difference over all steps, relative; control's: torch.default's from weights one "
+    "rounding step off"
+)
+QUESTION = Question(
+    "train",
+    "trainings with torch.optim and with fastopt: same loss, time of a step and of all around it",
+    rows,
+    table,
+    plan=None,
+    about={"warm_up": WARM_UP, "notes": [NOTE]},
+)

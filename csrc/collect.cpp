@@ -273,7 +273,8 @@ int64_t Collector::read_grad(const Slot& slot, PyObject* grad, const View& param
     throw Refused(std::string("its gradient ") + refused.what());
   }
   if (!(view.device == param.device)) throw Changed("its gradient is on another device");
-  if (!fits(view, param)) throw Changed("its gradient has another dtype or shape");
+  if (!fits(view, param) || view.dtype != param.dtype)
+    throw Changed("its gradient has another dtype or shape");
   if (writes_grads_ && overlaps_itself(view)) {
     throw Changed("its gradient has become an expanded one");
   }

@@ -12,7 +12,7 @@ struct float16 {
   uint16_t bits;
 };
 
-enum class Dtype : int { float32, float64, bfloat16, float16 };
+enum class Dtype : uint8_t { float32, float64, bfloat16, float16 };
 
 constexpr int kDtypes = 4;
 constexpr int kElementBytes[kDtypes] = {4, 8, 2, 2};

@@ -32,7 +32,7 @@ std::string mismatch(const View& v, const View& param) {
            "; they must be equal";
   }
   return std::string("has dtype ") + dtype_name(v) + ", the parameter " + dtype_name(param) +
-         "; they must be equal";
+         "; both must be real, or both complex";
 }
 
 }  // namespace
@@ -84,9 +84,9 @@ int Batch::scalars_for(int group, double step, bool first) {
 // What messages call the stream-th tensor of a parameter.
 std::string Batch::subject(const Group& group, int stream) const {
   if (stream < 2) return stream == 0 ? "it" : "its gradient";
-  const char* const* names = kernels_->rules[group.rule].states[group.variant];
-  const int average = 2 + length(names);
-  const char* name = stream < average                            ? names[stream - 2]
+  const Rule::State* states = kernels_->rules[group.rule].states[group.variant];
+  const int average = 2 + length(states);
+  const char* name = stream < average                            ? states[stream - 2].name
                      : stream == average && group.passes.average ? kAverageName
                                                                  : "step";
   return std::string("its state '") + name + "'";
@@ -134,7 +134,7 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
   View views[kMaxStreams];
   int k = 0;
   const auto refuse = [&](const std::string& why) { throw Refused(subject(group, k) + " " + why); };
-  bool flat = true;
+  bool flat = true, alike = true, wide = false;
   prefetch(streams + (step != nullptr));
   for (; k < streams; ++k) {
     PyObject* tensor = k == 0 ? param : k == 1 ? grad : states[k - 2];
@@ -147,6 +147,8 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
     const bool run = contiguous(views[k]);
     remember(tensor, views[k], run, written);
     flat &= run;
+    alike &= views[k].dtype == views[0].dtype;
+    wide |= views[k].dtype == Dtype::float64;
     if (!run || views[k].complex || views[k].numel == 1) {
       suspects_.push_back(
           {pybind11::reinterpret_borrow<pybind11::object>(tensor), entries_.size(), k});
@@ -178,13 +180,16 @@ void Batch::add(int index, PyObject* param, PyObject* grad, PyObject* const* sta
   const View& p = views[0];
   const int reals = p.complex ? 2 : 1;
   Entry& entry = entries_.emplace_back();
-  entry.kernel = kernels_->update[passes.more()][group.rule][group.variant][int(p.dtype)];
-  for (int s = 0; s < streams; ++s) entry.run.streams[s] = views[s].data;
+  entry.kernel = alike ? kernels_->update[passes.more()][group.rule][group.variant][int(p.dtype)]
+                       : kernels_->mixed[group.rule][group.variant][wide];
+  for (int s = 0; s < streams; ++s) {
+    entry.run.streams[s] = views[s].data;
+    entry.dtypes[s] = views[s].dtype;
+  }
   entry.run.count = p.numel * reals;
   entry.run.sums = nullptr;
   entry.layout = flat ? -1 : add_layout(views, streams);
   entry.stream_count = streams;
-  entry.dtype = p.dtype;
   entry.group = int(groups_.size()) - 1;
   entry.index = index;
   entry.first = first;
@@ -284,8 +289,9 @@ void Batch::share(int64_t from, int64_t to) {
       of = &entry;
       Run& run = runs[pending++];
       for (int k = 0; k < entry.stream_count; ++k) {
-        run.streams[k] = entry.run.streams[k] + begin * kElementBytes[int(entry.dtype)];
+        run.streams[k] = entry.run.streams[k] + begin * entry.bytes(k);
       }
+      run.dtypes = entry.dtypes;
       run.count = stop - begin;
       run.sums = sums;
     }

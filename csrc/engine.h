@@ -90,13 +90,14 @@ class Batch {
     Run run;         // all of it, in real numbers
     int64_t layout;  // where its strided layout starts in layouts_, or -1: one contiguous run
     int stream_count;
-    Dtype dtype;
+    Dtype dtypes[kMaxStreams];
     int scalars;
     int group;
     int index;
     bool first, begins;
     StepCount step;
     int64_t first_sum;  // in sums_, where statistics are tracked
+    int64_t bytes(int stream) const { return kElementBytes[int(dtypes[stream])]; }
     // Of its tensors: the streams, then the step.
     int footprints() const { return stream_count + (step.at != nullptr); }
   };

@@ -57,12 +57,21 @@ void update(const std::string& rule_name, const py::list& params, const py::list
   batch.run(threads);
 }
 
-std::vector<std::string> state_names(const std::string& rule_name, const py::dict& group) {
-  const int rule = find_rule(rule_name);
-  const char* const* names =
-      kernels().rules[rule].states[read_hyper_without_waiting(rule, group.ptr()).variant];
-  std::vector<std::string> list;
-  for (; *names; ++names) list.emplace_back(*names);
+std::vector<std::pair<std::string, std::optional<double>>> states(const std::string& rule_name,
+                                                                  const py::dict& group) {
+  const int index = find_rule(rule_name);
+  const Rule& rule = kernels().rules[index];
+  const Hyper hyper = read_hyper_without_waiting(index, group.ptr());
+  std::vector<std::pair<std::string, std::optional<double>>> list;
+  for (const Rule::State* state = rule.states[hyper.variant]; state->name; ++state) {
+    auto& [name, start] = list.emplace_back(state->name, std::nullopt);
+    if (state->start == kUnwritten) continue;
+    start = 0;
+    int at = 0;
+    for (const Rule::Key* key = rule.hyper; key->name; at += key++->numbers) {
+      if (std::string(state->start) == key->name) start = hyper.values[at];
+    }
+  }
   return list;
 }
 

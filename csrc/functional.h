@@ -19,8 +19,10 @@ void update(const std::string& rule, const pybind11::list& params, const pybind1
             const std::string& first, const pybind11::dict& group, bool maximize,
             std::optional<double> grad_scale, int threads);
 
-// The keys of the states that a group's hyperparameters ask for.
-std::vector<std::string> state_names(const std::string& rule, const pybind11::dict& group);
+// The states that a group's hyperparameters ask for, each with the number that all of it is before
+// its first step; without one where the first step writes it without reading it.
+std::vector<std::pair<std::string, std::optional<double>>> states(const std::string& rule,
+                                                                  const pybind11::dict& group);
 
 // A group's numbers in the rule's order and, of those that are tensors on a device, their addresses
 // (see Hyper::at), without reading these.

@@ -68,7 +68,7 @@ Hyper read_with(int rule, PyObject* borrowed, const Read& read) {
 
 int find_rule(const std::string& name) {
   std::string known;
-  for (int i = 0; i < kRules; ++i) {
+  for (int i = 0; i < kernels().rule_count; ++i) {
     if (name == kernels().rules[i].name) return i;
     known += std::string(i ? ", " : "") + kernels().rules[i].name;
   }
@@ -78,14 +78,16 @@ int find_rule(const std::string& name) {
 PyObject* interned(const char* text) { return PyUnicode_InternFromString(text); }
 
 const Keys& keys_of(int rule) {
-  static Keys keys[kRules];
+  static Keys keys[kMaxRules];
   Keys& k = keys[rule];
   if (k.hyper.empty()) {
     const Rule& r = kernels().rules[rule];
     for (int i = 0; r.hyper[i].name; ++i) k.hyper.push_back(interned(r.hyper[i].name));
     k.states.resize(r.variants);
     for (int v = 0; v < r.variants; ++v) {
-      for (int i = 0; r.states[v][i]; ++i) k.states[v].push_back(interned(r.states[v][i]));
+      for (int i = 0; r.states[v][i].name; ++i) {
+        k.states[v].push_back(interned(r.states[v][i].name));
+      }
     }
   }
   return k;

@@ -9,7 +9,7 @@
 
 namespace fastopt {
 
-constexpr int kRules = 3;
+constexpr int kMaxRules = 32;
 constexpr int kMaxStreams = 3 + kMaxStates;  // param, grad, states, moving average
 constexpr const char* kAverageName = "ema";
 constexpr double kUnlimited = std::numeric_limits<double>::infinity();
@@ -44,7 +44,8 @@ struct Passes {
 struct Run {
   char* streams[kMaxStreams];
   int64_t count;
-  double* sums;  // kSums sums of squares, added to where statistics are tracked
+  double* sums;         // kSums sums of squares, added to where statistics are tracked
+  const Dtype* dtypes;  // of each stream, for the kernels of mixed ones
 };
 enum { kGradSquares, kUpdateSquares, kWeightSquares, kSums };
 
@@ -59,9 +60,13 @@ using Kernel = void (*)(const Run* runs, int64_t run_count, const double* scalar
 
 struct Kernels {
   const char* isa;
-  Rule rules[kRules];
+  int rule_count = 0;
+  Rule rules[kMaxRules];
   // [0]: the bare update; [1]: with all of the passes.
-  Kernel update[2][kRules][kMaxVariants][kDtypes];
+  Kernel update[2][kMaxRules][kMaxVariants][kDtypes];
+  // Streams of several dtypes, with all of the passes; computed [0] in float32, or [1] in float64,
+  // where a stream is.
+  Kernel mixed[kMaxRules][kMaxVariants][2];
   // The sum of squares of each block of kNormBlock numbers; false where one is NaN or infinite.
   bool (*square_sums[kDtypes])(const char* numbers, int64_t count, double* sums);
   // The floor a step is measured against: read every stream, write the first `writes` back.

@@ -26,17 +26,17 @@ std::vector<std::string> names(const char* const* texts) {
 void register_rules(py::module_& m) {
   m.def("rules", [] {
     std::vector<std::string> known;
-    for (const Rule& rule : kernels().rules) known.emplace_back(rule.name);
+    for (int i = 0; i < kernels().rule_count; ++i) known.emplace_back(kernels().rules[i].name);
     return known;
   });
   m.def(
-      "hyper_names",
+      "hyper",
       [](const std::string& rule) {
-        std::vector<std::string> keys;
+        py::dict numbers;
         for (const Rule::Key* key = kernels().rules[find_rule(rule)].hyper; key->name; ++key) {
-          keys.emplace_back(key->name);
+          numbers[key->name] = key->numbers;
         }
-        return keys;
+        return numbers;
       },
       "rule"_a);
   m.def(
@@ -48,7 +48,10 @@ void register_rules(py::module_& m) {
       [](const std::string& rule) {
         const Rule& r = kernels().rules[find_rule(rule)];
         std::vector<std::vector<std::string>> states;
-        for (int v = 0; v < r.variants; ++v) states.push_back(names(r.states[v]));
+        for (int v = 0; v < r.variants; ++v) {
+          states.emplace_back();
+          for (const Rule::State* s = r.states[v]; s->name; ++s) states.back().push_back(s->name);
+        }
         return states;
       },
       "rule"_a);
@@ -56,7 +59,10 @@ void register_rules(py::module_& m) {
       "scalar_names",
       [](const std::string& rule) { return names(kernels().rules[find_rule(rule)].scalar_names); },
       "rule"_a);
-  m.def("state_names", state_names, "rule"_a, "group"_a);
+  m.def(
+      "takes_sparse",
+      [](const std::string& rule) { return kernels().rules[find_rule(rule)].sparse; }, "rule"_a);
+  m.def("states", states, "rule"_a, "group"_a);
   m.def("hyperparameters", hyperparameters, "rule"_a, "group"_a);
   m.def("scalars", scalars, "rule"_a, "group"_a, "step"_a, "first"_a = false);
 }

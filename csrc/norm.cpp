@@ -45,14 +45,14 @@ bool Batch::measure_share(int64_t from, int64_t to) {
   size_t i = std::upper_bound(block_ends_.begin(), block_ends_.end(), from) - block_ends_.begin();
   for (; i < entries_.size() && from < to; ++i) {
     const Entry& entry = entries_[i];
-    const auto square_sums = kernels_->square_sums[int(entry.dtype)];
+    const auto square_sums = kernels_->square_sums[int(entry.dtypes[1])];
     const int64_t first = i ? block_ends_[i - 1] : 0;
     const int64_t begin = (from - first) * kNormBlock;
     const int64_t blocks_end = std::min(to, block_ends_[i]);
     const int64_t end = std::min((blocks_end - first) * kNormBlock, entry.run.count);
     double* sums = square_sums_.data() + from;
     if (entry.layout < 0) {
-      const char* grad = entry.run.streams[1] + begin * kElementBytes[int(entry.dtype)];
+      const char* grad = entry.run.streams[1] + begin * entry.bytes(1);
       finite &= square_sums(grad, end - begin, sums);
     } else {
       for (int64_t at = begin; at < end; at += kNormBlock) {

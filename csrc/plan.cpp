@@ -112,11 +112,11 @@ void Plan::collect_param(Slot& slot, PyObject* grad, int variant, bool average) 
   }
   const Rule& rule = kernels().rules[rule_];
   if (rule.counts_steps && !step) throw Changed("it has no state 'step'");
-  const char* const* names = rule.states[variant];
+  const Rule::State* known = rule.states[variant];
   int k = 0;
-  for (; names[k]; ++k) {
+  for (; known[k].name; ++k) {
     if (!states[k] || states[k] == Py_None) {
-      throw Changed("it has no state '" + std::string(names[k]) + "'");
+      throw Changed("it has no state '" + std::string(known[k].name) + "'");
     }
   }
   if (average && !ema) throw Changed("it has no state '" + std::string(kAverageName) + "'");

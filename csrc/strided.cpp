@@ -20,7 +20,7 @@ void copy_strided(T* to, int64_t to_stride, const T* from, int64_t from_stride, 
 }
 
 void copy_elements(char* to, int64_t to_stride, const char* from, int64_t from_stride,
-                   int64_t count, int bytes) {
+                   int64_t count, int64_t bytes) {
   const auto as = [&](auto type) {
     using T = decltype(type);
     copy_strided(reinterpret_cast<T*>(to), to_stride, reinterpret_cast<const T*>(from), from_stride,
@@ -100,15 +100,15 @@ int64_t Batch::add_layout(const View* views, int count) {
 template <class Visit>
 void Batch::walk(const Entry& entry, int64_t from, int64_t to, const Visit& visit) const {
   const Layout layout{layouts_.data() + entry.layout};
-  const int bytes = kElementBytes[int(entry.dtype)];
   for (int64_t at = from; at < to;) {
     Run run = entry.run;
+    run.dtypes = entry.dtypes;
     int64_t rest = at;
     for (int64_t d = 0; d < layout.dims(); ++d) {
       const int64_t index = rest % layout.size(d);
       rest /= layout.size(d);
       for (int k = 0; k < entry.stream_count; ++k) {
-        run.streams[k] += index * layout.stride(d, k) * bytes;
+        run.streams[k] += index * layout.stride(d, k) * entry.bytes(k);
       }
     }
     run.count = std::min(layout.size(0) - at % layout.size(0), to - at);
@@ -120,10 +120,10 @@ void Batch::walk(const Entry& entry, int64_t from, int64_t to, const Visit& visi
 // Whether two streams whose extents meet share no element all the same, as the left and the right
 // columns of a matrix.
 bool Batch::interleaved(const Entry& entry, int a, int b) const {
-  if (entry.layout < 0) return false;
+  if (entry.layout < 0 || entry.dtypes[a] != entry.dtypes[b]) return false;
   const Layout layout{layouts_.data() + entry.layout};
   const bool runs = layout.stride(0, a) == 1 && layout.stride(0, b) == 1;
-  const int64_t bytes = kElementBytes[int(entry.dtype)];
+  const int64_t bytes = entry.bytes(a);
   const int64_t run = runs ? layout.size(0) * bytes : bytes;
   int64_t step = 0;  // every run of either begins at a multiple of it from that stream's first
   for (int64_t d = runs; d < layout.dims(); ++d) {
@@ -137,21 +137,21 @@ bool Batch::interleaved(const Entry& entry, int a, int b) const {
 
 void Batch::clear_gradient(const Entry& entry) const {
   if (entry.run.count == 0) return;  // the address of nothing may be null
-  const int bytes = kElementBytes[int(entry.dtype)];
   if (entry.layout < 0) {
-    std::memset(entry.run.streams[1], 0, size_t(entry.run.count * bytes));
+    std::memset(entry.run.streams[1], 0, size_t(entry.run.count * entry.bytes(1)));
     return;
   }
   const int64_t stride = Layout{layouts_.data() + entry.layout}.stride(0, 1);
   const char zero[sizeof(double)] = {};
   walk(entry, 0, entry.run.count, [&](const Run& run, int64_t) {
-    copy_elements(run.streams[1], stride, zero, 0, run.count, bytes);
+    copy_elements(run.streams[1], stride, zero, 0, run.count, entry.bytes(1));
   });
 }
 
+// Between streams of one dtype.
 void Batch::copy_stream(const Entry& entry, int from, int to) const {
   if (entry.run.count == 0) return;
-  const int bytes = kElementBytes[int(entry.dtype)];
+  const int64_t bytes = entry.bytes(from);
   if (entry.layout < 0) {
     std::memcpy(entry.run.streams[to], entry.run.streams[from], size_t(entry.run.count * bytes));
     return;
@@ -166,7 +166,7 @@ void Batch::copy_stream(const Entry& entry, int from, int to) const {
 // One stream's elements [from, to), made contiguous.
 void Batch::gather(const Entry& entry, int stream, int64_t from, int64_t to, char* out) const {
   const int64_t stride = Layout{layouts_.data() + entry.layout}.stride(0, stream);
-  const int bytes = kElementBytes[int(entry.dtype)];
+  const int64_t bytes = entry.bytes(stream);
   walk(entry, from, to, [&](const Run& run, int64_t offset) {
     copy_elements(out + offset * bytes, 1, run.streams[stream], stride, run.count, bytes);
   });
@@ -178,7 +178,6 @@ void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end, doubl
   const Layout layout{layouts_.data() + entry.layout};
   const double* scalars = scalars_[entry.scalars].data();
   const Passes& passes = groups_[entry.group].passes;
-  const int bytes = kElementBytes[int(entry.dtype)];
 
   bool in_place = layout.size(0) >= kMinRun;
   for (int k = 0; k < entry.stream_count; ++k) in_place &= layout.stride(0, k) == 1;
@@ -192,6 +191,7 @@ void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end, doubl
   alignas(64) char scratch[kMaxStreams][kGather * sizeof(double)];
   Run gathered;
   gathered.sums = sums;
+  gathered.dtypes = entry.dtypes;
   for (int k = 0; k < entry.stream_count; ++k) gathered.streams[k] = scratch[k];
   for (int64_t at = begin; at < end; at += kGather) {
     const int64_t stop = std::min(at + kGather, end);
@@ -201,6 +201,7 @@ void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end, doubl
     walk(entry, at, stop, [&](const Run& run, int64_t offset) {
       for (int k = 0; k < entry.stream_count; ++k) {
         if (k == 1 && !passes.writes_grads()) continue;  // gradients are only read
+        const int64_t bytes = entry.bytes(k);
         copy_elements(run.streams[k], layout.stride(0, k), scratch[k] + offset * bytes, 1,
                       run.count, bytes);
       }

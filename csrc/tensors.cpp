@@ -140,7 +140,7 @@ bool same_shape(const View& a, const View& b) {
 }
 
 bool fits(const View& view, const View& param) {
-  return view.dtype == param.dtype && view.complex == param.complex && same_shape(view, param);
+  return view.complex == param.complex && same_shape(view, param);
 }
 
 bool overlaps_itself(const View& view) { return view.numel > 1 && span(view) + 1 < view.numel; }

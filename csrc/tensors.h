@@ -79,7 +79,7 @@ void refuse_lazy_views(PyObject* tensor);
 bool contiguous(const View& view);
 bool same_shape(const View& a, const View& b);
 
-// Shape and dtype are the parameter's.
+// The shape is the parameter's, and both are real, or both complex.
 bool fits(const View& view, const View& param);
 
 // Expanded memory: several elements in one place, which an update would hit several times.

@@ -28,11 +28,12 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
         "setting, importing fastopt turns it on"
     )
 
-from . import functional
+from . import functional, optim
 from .explain import explain
-from .optim import SGD, Adam, AdamW, RMSprop
+from .optim import *  # noqa: F403 - every optimizer class
 
 _core.isa()  # a wrong FASTOPT_ISA is reported here, not in the middle of training
 
 __version__ = "0.1.0"
-__all__ = ["SGD", "Adam", "AdamW", "RMSprop", "explain", "functional"]
+__all__ = ["explain", "functional"]
+__all__ += optim.__all__

@@ -7,20 +7,13 @@ the fused pass, and the same meaning.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .arguments import PASSES
-
-if TYPE_CHECKING:
-    from .optim._fused import FusedStep
-
-# What became of a step: None where it was done; "skipped" where gradients are not finite; (index of
-# a parameter or -1, reason) where something is not as planned, and no tensor has been changed.
-Outcome: TypeAlias = "tuple[int, str] | Literal['skipped'] | None"
-Stats: TypeAlias = "tuple[int, float, float, float]"  # parameter; norms of gradient, update, weight
+from .stepping import Outcome, Stats, Stepping
 
 
 def passes_on(group: dict[str, Any]) -> list[str]:
@@ -45,7 +38,7 @@ def real(t: Tensor) -> Tensor:
 class Composition:
     """One step with its passes, around `bare`, which does the update alone."""
 
-    def __init__(self, optimizer: FusedStep, grad_scale: float | None) -> None:
+    def __init__(self, optimizer: Stepping, grad_scale: float | None) -> None:
         self.optimizer = optimizer
         self.norm: float | None = None
         self.stats: list[Stats] = []

@@ -1,250 +1,131 @@
-"""One fused pass over given lists: sgd, adam, adamw, rmsprop, named and ordered as torch's.
+"""One fused pass over given lists: one function a rule, named and ordered as torch's.
 
-Each function updates `params` and the states in place, exactly as a step of its class does, and
-takes torch's arguments (`torch.optim.adam.adam` and kin): lists of equal length, one entry per
-parameter. `foreach`, `fused` and `has_complex` are accepted and change nothing. `capturable` and
-`differentiable` are torch's own functions' business. All raise RuntimeError, before anything is
-written, where a tensor does not fit its parameter or is not a plain CPU tensor.
+`sgd`, `adam`, `adamw`, ...: the functional form of every class here whose torch module has one
+(`torch.optim.adam.adam` and kin). Each updates `params` and the states in place, exactly as a step
+of its class does; takes torch's arguments, lists of equal length with one entry per parameter; and
+counts up `state_steps`. A None among states that the first step begins (SGD's momentum buffers) is
+replaced by that parameter's first one. `foreach`, `fused` and `has_complex` are accepted and change
+nothing. `capturable`, `differentiable` and `has_sparse_grad` are torch's own functions' business.
+All raise RuntimeError, before anything is written, where a tensor does not fit its parameter or is
+not a plain CPU tensor.
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _core
-from .arguments import DECOUPLED_WEIGHT_DECAY, EPS_IN_SQRT
+from . import _core, optim
+from .optim._fused import FusedStep
 
-# What torch's functional forms have no argument for.
-DEFAULTS = {n: a.default for n, a in (DECOUPLED_WEIGHT_DECAY | EPS_IN_SQRT).items()}
-
-
-def _update(
-    rule: str,
-    params: list[Tensor],
-    grads: list[Tensor],
-    states: list[list[Tensor]],
-    steps: list[Tensor],
-    group: dict[str, Any],
-    *,
-    maximize: bool,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
-    first: bytes = b"",
-) -> None:
-    for name, tensors in [("grads", grads), *((f"states[{k}]", s) for k, s in enumerate(states))]:
-        if len(tensors) != len(params):
-            raise ValueError(f"{name} has {len(tensors)} tensors, params {len(params)}")
-    if steps and len(steps) != len(params):
-        raise ValueError(f"state_steps has {len(steps)} tensors, params {len(params)}")
-    if found_inf is not None and found_inf.item():
-        return
-    scale = None if grad_scale is None else grad_scale.item()
-    group = {**DEFAULTS, **group}
-    threads = torch.get_num_threads()
-    _core.update(rule, params, grads, states, steps, first, group, maximize, scale, threads)
+REFUSED = ("capturable", "differentiable", "has_sparse_grad")
 
 
-def _refuse(function: str, **options: bool) -> None:
-    for option, value in options.items():
-        if value:
-            raise RuntimeError(
-                f"fastopt.functional.{function} has no {option}=True; "
-                f"use torch's own functional form for it"
-            )
+class Form:
+    """The functional form of one class."""
+
+    def __init__(self, cls: type[FusedStep], theirs: Callable[..., None]) -> None:
+        self.__name__ = self.__qualname__ = theirs.__name__
+        self.__doc__ = (
+            f"{cls.__name__} over lists: see :class:`fastopt.{cls.__name__}` for the algorithm, "
+            f"`{theirs.__module__}.{theirs.__name__}` for the arguments."
+        )
+        self.__signature__ = inspect.signature(theirs)
+        arguments = self.__signature__.parameters
+        self._names = [*arguments]
+        self._defaults = {n: a.default for n, a in arguments.items() if a.default is not a.empty}
+        self._refused = [name for name in REFUSED if name in arguments]
+        self._rule, self._counts = cls._rule, _core.counts_steps(cls._rule)
+        # What torch's form has no argument for is what the class has it be; and where a param group
+        # has betas, torch's forms have beta1 and beta2.
+        group, numbers = cls([torch.empty(0)]).param_groups[0], _core.hyper(self._rule)
+        self._hyper = {key: group[key] for key in numbers}
+        self._several = {
+            key: [f"{key.removesuffix('s')}{i + 1}" for i in range(count)]
+            for key, count in numbers.items()
+            if count > 1
+        }
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        given = {**self._defaults, **dict(zip(self._names, args, strict=False)), **kwargs}
+        if len(given) != len(self._names) or len(args) > len(self._names):
+            self.__signature__.bind(*args, **kwargs)  # raises the TypeError that says what is wrong
+        for option in self._refused:
+            if given[option]:
+                raise RuntimeError(
+                    f"fastopt.functional.{self.__name__} has no {option}=True; use torch's own "
+                    "functional form for it"
+                )
+        params, grads = given[self._names[0]], given[self._names[1]]
+        group = {**self._hyper, **given}
+        for key, names in self._several.items():
+            group[key] = [given[name] for name in names]
+        states = _core.states(self._rule, group)
+        lists = [list_of(given, name) for name, _ in states]
+        steps = given["state_steps"] if self._counts else []
+        check(len(params), grads, lists, steps if self._counts else params)
+        found_inf, grad_scale = given.get("found_inf"), given.get("grad_scale")
+        if found_inf is not None and found_inf.item():
+            return
+        begun, first = lists, b""
+        if any(start is None for _, start in states):
+            begun = [begin(of, grads) for of in lists]
+            first = bytes(state is None for state in lists[0])
+        scale = None if grad_scale is None else grad_scale.item()
+        threads, maximize = torch.get_num_threads(), given["maximize"]
+        _core.update(
+            self._rule, params, grads, begun, steps, first, group, maximize, scale, threads
+        )
+        for of, now in zip(lists, begun, strict=True):
+            of[:] = now
 
 
-def sgd(
-    params: list[Tensor],
-    d_p_list: list[Tensor],
-    momentum_buffer_list: list[Tensor | None],
-    has_sparse_grad: bool = False,
-    foreach: bool | None = None,
-    fused: bool | None = None,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
-    *,
-    weight_decay: float,
-    momentum: float,
-    lr: float,
-    dampening: float,
-    nesterov: bool,
-    maximize: bool,
-) -> None:
-    """SGD over lists: see :class:`fastopt.SGD` for the algorithm, `torch.optim.sgd.sgd` for the
-    arguments. A None in `momentum_buffer_list` is replaced by that parameter's first buffer.
-    """
-    _refuse("sgd", has_sparse_grad=has_sparse_grad)
-    buffers: list[Tensor] = []
-    first = bytes(buffer is None for buffer in momentum_buffer_list)
-    if momentum != 0:
-        for grad, buffer in zip(d_p_list, momentum_buffer_list, strict=True):
-            buffers.append(torch.empty_like(grad) if buffer is None else buffer)
-    _update(
-        "sgd",
-        params,
-        d_p_list,
-        [buffers] if momentum != 0 else [],
-        [],
-        {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-        },
-        maximize=maximize,
-        grad_scale=grad_scale,
-        found_inf=found_inf,
-        first=first,
-    )
-    skipped = found_inf is not None and bool(found_inf.item())
-    if momentum != 0 and not skipped:
-        momentum_buffer_list[:] = buffers
+def list_of(given: dict[str, Any], state: str) -> list[Tensor]:
+    """A state's list: `exp_avgs`, `momentum_buffer_list`, `state_sums`."""
+    names = (f"{state}s", f"{state}_list", f"state_{state}s")
+    found: list[Tensor] = next(given[name] for name in names if name in given)
+    return found
 
 
-def adam(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    max_exp_avg_sqs: list[Tensor],
-    state_steps: list[Tensor],
-    foreach: bool | None = None,
-    capturable: bool = False,
-    differentiable: bool = False,
-    fused: bool | None = None,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
-    has_complex: bool = False,
-    decoupled_weight_decay: bool = False,
-    *,
-    amsgrad: bool,
-    beta1: float | Tensor,
-    beta2: float | Tensor,
-    lr: float | Tensor,
-    weight_decay: float,
-    eps: float,
-    maximize: bool,
-) -> None:
-    """Adam over lists: see :class:`fastopt.Adam` for the algorithm, `torch.optim.adam.adam` for the
-    arguments. `state_steps` are counted up.
-    """
-    _refuse("adam", capturable=capturable, differentiable=differentiable)
-    states = [exp_avgs, exp_avg_sqs] + ([max_exp_avg_sqs] if amsgrad else [])
-    _update(
-        "adam",
-        params,
-        grads,
-        states,
-        state_steps,
-        {
-            "lr": lr,
-            "betas": (beta1, beta2),
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "decoupled_weight_decay": decoupled_weight_decay,
-        },
-        maximize=maximize,
-        grad_scale=grad_scale,
-        found_inf=found_inf,
-    )
+def begin(states: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+    """A state for each parameter: where there is None, room for one like its gradient."""
+    pairs = zip(states, grads, strict=True)
+    return [torch.empty_like(g) if state is None else state for state, g in pairs]
 
 
-def adamw(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    max_exp_avg_sqs: list[Tensor],
-    state_steps: list[Tensor],
-    foreach: bool | None = None,
-    capturable: bool = False,
-    differentiable: bool = False,
-    fused: bool | None = None,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
-    has_complex: bool = False,
-    *,
-    amsgrad: bool,
-    beta1: float | Tensor,
-    beta2: float | Tensor,
-    lr: float | Tensor,
-    weight_decay: float,
-    eps: float,
-    maximize: bool,
-) -> None:
-    """AdamW over lists: :func:`adam` with decoupled weight decay, as `torch.optim.adamw.adamw`."""
-    adam(
-        params,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        max_exp_avg_sqs,
-        state_steps,
-        foreach,
-        capturable,
-        differentiable,
-        fused,
-        grad_scale,
-        found_inf,
-        has_complex,
-        True,
-        amsgrad=amsgrad,
-        beta1=beta1,
-        beta2=beta2,
-        lr=lr,
-        weight_decay=weight_decay,
-        eps=eps,
-        maximize=maximize,
-    )
+def check(count: int, grads: list[Any], states: list[list[Any]], steps: list[Any]) -> None:
+    """Raise ValueError where a list is not as long as that of the parameters."""
+    names = ("grads", "state_steps", *(f"states[{k}]" for k in range(len(states))))
+    for name, tensors in zip(names, (grads, steps, *states), strict=True):
+        if len(tensors) != count:
+            raise ValueError(f"{name} has {len(tensors)} tensors, params {count}")
 
 
-def rmsprop(
-    params: list[Tensor],
-    grads: list[Tensor],
-    square_avgs: list[Tensor],
-    grad_avgs: list[Tensor],
-    momentum_buffer_list: list[Tensor],
-    state_steps: list[Tensor],
-    foreach: bool | None = None,
-    maximize: bool = False,
-    differentiable: bool = False,
-    capturable: bool = False,
-    has_complex: bool = False,
-    *,
-    lr: float | Tensor,
-    alpha: float,
-    eps: float,
-    weight_decay: float,
-    momentum: float,
-    centered: bool,
-) -> None:
-    """RMSprop over lists: see :class:`fastopt.RMSprop` for the algorithm,
-    `torch.optim.rmsprop.rmsprop` for the arguments. `state_steps` are counted up.
-    """
-    _refuse("rmsprop", capturable=capturable, differentiable=differentiable)
-    states = [square_avgs]
-    if momentum > 0:
-        states.append(momentum_buffer_list)
-    if centered:
-        states.append(grad_avgs)
-    _update(
-        "rmsprop",
-        params,
-        grads,
-        states,
-        state_steps,
-        {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum": momentum,
-            "centered": centered,
-        },
-        maximize=maximize,
-    )
+@cache
+def forms() -> dict[str, Form]:
+    """Every form, by its name in torch."""
+    found = {}
+    for cls in optim.CLASSES:
+        module = cls.__bases__[1].__module__
+        name = module.rsplit(".", 1)[-1]
+        if theirs := getattr(sys.modules[module], name, None):
+            found[name] = Form(cls, theirs)
+    return found
+
+
+def __getattr__(name: str) -> Form:
+    if name not in forms():
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}; its forms: {', '.join(forms())}"
+        )
+    return forms()[name]
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *forms()]

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _core
-from .backends.triton import Scaler
-from .backends.triton.slots import Changed
-from .composition import Composition, Outcome, Stats, passes_on, without_passes
+from .composition import Composition, passes_on, real, without_passes
 from .routes import (
     ENVIRONMENT,
     SETTING,
@@ -22,15 +20,13 @@ from .routes import (
     parameters,
     routes_of,
 )
+from .stepping import NO_SCALER, Changed, Outcome, Scaler, Stats, Stepping
 
 if TYPE_CHECKING:
     from .backends.triton.launch import Launch
-    from .optim._fused import FusedStep
-
-NO_SCALER = Scaler()
 
 
-def resolve_gradients(optimizer: FusedStep, routes: list[Route]) -> None:
+def resolve_gradients(optimizer: Stepping, routes: list[Route]) -> None:
     """Give lazy conjugates and negations, which autograd may leave in .grad, the memory they stand
     for: the engine reads memory. Their values stay what they are.
     """
@@ -58,7 +54,7 @@ class NewStates:
     created: list[tuple[Tensor, dict[str, Tensor]]]
     kept: list[tuple[Tensor, int, dict[str, Any] | None]]  # parameter, its version, state before
 
-    def store(self, optimizer: FusedStep) -> None:
+    def store(self, optimizer: Stepping) -> None:
         for param, created in self.created:
             optimizer.state[param].update(created)
 
@@ -71,7 +67,7 @@ class NewStates:
             if "ema" in created:
                 created["ema"].copy_(param)
 
-    def take_back(self, optimizer: FusedStep) -> None:
+    def take_back(self, optimizer: Stepping) -> None:
         """Put every entry back where and as it was, None among them; not where autograd was told of
         the update: an interrupt then came behind it, and the states belong to it.
         """
@@ -85,7 +81,7 @@ class NewStates:
                 optimizer.state[param].update(kept)
 
 
-def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
+def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
     """Create the states that torch would, for every engine parameter that now has a gradient."""
     rule = optimizer._rule
     fresh, new_averages = bytearray(len(routes)), bytearray(len(routes))
@@ -101,12 +97,14 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
         if _core.counts_steps(rule) and "step" not in state:
             wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             created["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32)
-        for name in _core.state_names(rule, group):
+        for name, start in _core.states(rule, group):
             found = state.get(name)
             if found is None:
-                fresh[index] |= rule == "sgd"
-                like = param.grad if rule == "sgd" else param
+                fresh[index] |= start is None
+                like = param.grad if start is None else param
                 created[name] = torch.zeros_like(like, requires_grad=False)
+                if start:
+                    real(created[name]).fill_(start)
             elif isinstance(found, Tensor) and found.layout != torch.strided:
                 # As torch's own step leaves a momentum buffer after a sparse gradient.
                 reason = f"its state {name!r} has layout {found.layout}, but its gradient is dense"
@@ -119,7 +117,7 @@ def create_states(optimizer: FusedStep, routes: list[Route]) -> NewStates:
     return NewStates(bytes(fresh), bytes(new_averages), new, kept)
 
 
-def refusal(optimizer: FusedStep, index: int, reason: str) -> RuntimeError:
+def refusal(optimizer: Stepping, index: int, reason: str) -> RuntimeError:
     """The error for a step that was not taken."""
     where = f"parameter {name_of(optimizer, index)}: " if index >= 0 else ""
     return RuntimeError(
@@ -130,7 +128,7 @@ def refusal(optimizer: FusedStep, index: int, reason: str) -> RuntimeError:
 class Plan:
     """How one optimizer steps, until its parameters, states or gradients ask for another way."""
 
-    def __init__(self, optimizer: FusedStep) -> None:
+    def __init__(self, optimizer: Stepping) -> None:
         self._setting, self._flags = ENVIRONMENT.get(SETTING), flags(optimizer)
         self.routes = routes_of(optimizer)
         self.names = [*names(optimizer)]
@@ -147,7 +145,7 @@ class Plan:
         self._launch: Launch | None = None
         self._core: _core.Plan | None = None
 
-    def first_step(self, optimizer: FusedStep, scaler: Scaler = NO_SCALER) -> Outcome:
+    def first_step(self, optimizer: Stepping, scaler: Scaler = NO_SCALER) -> Outcome:
         """Create what is missing and step; what is refused now is an error and leaves nothing."""
         resolve_gradients(optimizer, self.routes)
         try:
@@ -170,7 +168,7 @@ class Plan:
             new.begin_averages()
         return outcome
 
-    def _build(self, optimizer: FusedStep, new: NewStates, scaler: Scaler) -> None:
+    def _build(self, optimizer: Stepping, new: NewStates, scaler: Scaler) -> None:
         launched = {i for i, r in enumerate(self.routes) if r.backend == "triton"}
         if launched:
             from .backends.triton.launch import Launch
@@ -187,7 +185,7 @@ class Plan:
                     new.new_averages,
                     scaler,
                     groups,
-                    optimizer._record.skips_on,
+                    optimizer._skips_on,
                 )
             except Changed as refused:
                 raise refusal(optimizer, refused.index, str(refused)) from refused
@@ -202,7 +200,7 @@ class Plan:
                 new.new_averages,
             )
 
-    def step(self, optimizer: FusedStep, scaler: Scaler = NO_SCALER) -> Outcome:
+    def step(self, optimizer: Stepping, scaler: Scaler = NO_SCALER) -> Outcome:
         """Step once, with what GradScaler handed over."""
         # The flags of groups that the engine alone takes are looked at by the core.
         if ENVIRONMENT.get(SETTING) is not self._setting or (
@@ -249,7 +247,7 @@ class Plan:
             found = self._core.stats()
         return [(self.names[index], g, update, weight) for index, g, update, weight in found]
 
-    def _update(self, optimizer: FusedStep, grad_scale: float | None, scaler: Scaler) -> Outcome:
+    def _update(self, optimizer: Stepping, grad_scale: float | None, scaler: Scaler) -> Outcome:
         launch = self._launch
         if launch is not None:
             try:

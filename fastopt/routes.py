@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import _core
 from .backends import triton
-
-if TYPE_CHECKING:
-    from .optim._fused import FusedStep
+from .stepping import Stepping
 
 BACKENDS = ("auto", "cpu", "triton", "torch")
 DTYPES = tuple(getattr(torch, name) for name in _core.dtypes)
@@ -53,25 +51,25 @@ SETTING = os.fsencode("FASTOPT_BACKEND")
 FLAGS = ("differentiable", "capturable", "eps_in_sqrt")
 
 
-def flags(optimizer: FusedStep) -> list[list[Any]]:
+def flags(optimizer: Stepping) -> list[list[Any]]:
     return [[group.get(name) for name in FLAGS] for group in optimizer.param_groups]
 
 
-def parameters(optimizer: FusedStep) -> Iterator[tuple[dict[str, Any], Tensor]]:
+def parameters(optimizer: Stepping) -> Iterator[tuple[dict[str, Any], Tensor]]:
     """(group, parameter), over all groups in order: the order of every index in messages."""
     for group in optimizer.param_groups:
         for param in group["params"]:
             yield group, param
 
 
-def names(optimizer: FusedStep) -> Iterator[str]:
+def names(optimizer: Stepping) -> Iterator[str]:
     """What stats() calls the parameters."""
     for i, group in enumerate(optimizer.param_groups):
         given = group.get("param_names")
         yield from given or (f"{i}.{k}" for k in range(len(group["params"])))
 
 
-def name_of(optimizer: FusedStep, index: int) -> str:
+def name_of(optimizer: Stepping, index: int) -> str:
     """The index-th parameter, by its name where the optimizer was given names."""
     for i, group in enumerate(optimizer.param_groups):
         if index < len(group["params"]):
@@ -82,7 +80,7 @@ def name_of(optimizer: FusedStep, index: int) -> str:
     raise IndexError(index)
 
 
-def route(optimizer: FusedStep, group: dict[str, Any], param: Tensor, index: int) -> Route:
+def route(optimizer: Stepping, group: dict[str, Any], param: Tensor, index: int) -> Route:
     """Decide the path of one parameter; raise where no path can take it."""
     found = best_route(optimizer, group, param, index)
     if found.backend == "torch" and group.get("eps_in_sqrt"):
@@ -94,7 +92,7 @@ def route(optimizer: FusedStep, group: dict[str, Any], param: Tensor, index: int
     return found
 
 
-def best_route(optimizer: FusedStep, group: dict[str, Any], param: Tensor, index: int) -> Route:
+def best_route(optimizer: Stepping, group: dict[str, Any], param: Tensor, index: int) -> Route:
     setting = backend_setting()
     if setting == "torch":
         return Route("torch", "FASTOPT_BACKEND=torch")
@@ -115,7 +113,7 @@ def best_route(optimizer: FusedStep, group: dict[str, Any], param: Tensor, index
 
 
 def backend_for(
-    optimizer: FusedStep, setting: str, device: torch.device, index: int
+    optimizer: Stepping, setting: str, device: torch.device, index: int
 ) -> tuple[str, str]:
     """The backend for a device, and why there is none."""
     if device.type == "cpu" and setting != "triton":
@@ -142,14 +140,14 @@ def backend_for(
 
 
 def route_of_grad(
-    optimizer: FusedStep, grad: Tensor | None, index: int, backend: str = "cpu"
+    optimizer: Stepping, grad: Tensor | None, index: int, backend: str = "cpu"
 ) -> Route:
     if grad is None or (type(grad) in PLAIN_TYPES and grad.layout == torch.strided):
         return Route(backend, "")
     if type(grad) not in PLAIN_TYPES:
         reason = f"the gradient is a {type(grad).__name__}, not a plain tensor"
         return Route("torch", reason, lasting=False)
-    if optimizer._rule != "sgd":
+    if not _core.takes_sparse(optimizer._rule):
         raise RuntimeError(
             f"{type(optimizer).__name__} does not support sparse gradients: parameter "
             f"{name_of(optimizer, index)} has a gradient of layout {grad.layout}, allowed is "
@@ -159,7 +157,7 @@ def route_of_grad(
     return Route("torch", f"the gradient's layout is {grad.layout}", lasting=False)
 
 
-def routes_of(optimizer: FusedStep) -> list[Route]:
+def routes_of(optimizer: Stepping) -> list[Route]:
     """The path of every parameter, over all groups in order."""
     return [
         route(optimizer, group, param, index)

@@ -17,20 +17,20 @@ from fastopt import _core
 
 # Modules that ask for the references' bits over numbers of all sizes, infinities among them.
 BITS = ("test_reference", "test_properties", "test_torch")
-OPTIMIZERS = discover()
-CASES = [Case(optimizer, variant) for optimizer in OPTIMIZERS for variant in optimizer.variants]
-EXTENDED = [
-    Case(optimizer, variant) for optimizer in OPTIMIZERS for variant in optimizer.extensions
-]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    optimizers = getattr(metafunc.module, "UNDER_TEST", discover())  # a module may test fewer
+    cases = [Case(optimizer, variant) for optimizer in optimizers for variant in optimizer.variants]
+    more = [
+        Case(optimizer, variant) for optimizer in optimizers for variant in optimizer.extensions
+    ]
     if "optimizer" in metafunc.fixturenames:
-        metafunc.parametrize("optimizer", OPTIMIZERS, ids=str)
+        metafunc.parametrize("optimizer", optimizers, ids=str)
     if "case" in metafunc.fixturenames:
-        metafunc.parametrize("case", CASES, ids=str)
+        metafunc.parametrize("case", cases, ids=str)
     if "any_case" in metafunc.fixturenames:  # also those that torch does not have
-        metafunc.parametrize("any_case", CASES + EXTENDED, ids=str)
+        metafunc.parametrize("any_case", cases + more, ids=str)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastopt import _core
+
 # The backend that parameters on the CPU take: conftest.py says when it is Triton's interpreter.
 ON_TRITON = os.environ.get("FASTOPT_BACKEND") == "triton"
 BACKEND = "triton" if ON_TRITON else "cpu"
@@ -47,16 +49,32 @@ class Optimizer:
     ours: type[torch.optim.Optimizer]
     theirs: type[torch.optim.Optimizer]
     reference: Callable[..., tuple[np.ndarray, dict[str, np.ndarray]]]
-    ours_functional: Callable[..., None]
-    theirs_functional: Callable[..., None]
-    functional_states: Sequence[str]  # the lists of torch's functional form, in its order
     variants: dict[str, dict[str, Any]]
     extensions: dict[str, dict[str, Any]]  # variants that torch's class does not have
     changes: Sequence[dict[str, Any]] = field(default=({},))  # of the group, before each step
+    continuous: bool = True  # else a rounding may move a parameter by twice the learning rate
+    # None where torch has none.
+    ours_functional: Callable[..., None] | None = None
+    theirs_functional: Callable[..., None] | None = None
+    functional_states: Sequence[str] = ()  # the lists of torch's functional form, in its order
     fused: bool = False  # torch's fused step has the reference's bits: see test_fused
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def strongest(self) -> dict[str, Any]:
+        """The hyperparameters of the variant with the most of them."""
+        return list(self.variants.values())[-1]
+
+    def has(self, argument: str) -> bool:
+        """Whether our class takes it."""
+        return argument in self.ours([torch.ones(1)]).defaults
+
+    def starts(self, **hyper: Any) -> dict[str, float | None]:
+        """What states are before their first step; None: nothing."""
+        made = self.ours([torch.ones(1)], **hyper)
+        return dict(_core.states(made._rule, made.param_groups[0]))
 
 
 @dataclass(frozen=True)

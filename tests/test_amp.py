@@ -26,10 +26,6 @@ pytestmark = pytest.mark.parity
 SCALE = 2.0**10
 
 
-def strongest(optimizer: Optimizer) -> dict[str, Any]:
-    return list(optimizer.variants.values())[-1]
-
-
 def make(
     cls: Any, hyper: dict[str, Any], **more: Any
 ) -> tuple[torch.optim.Optimizer, torch.amp.GradScaler]:
@@ -64,7 +60,7 @@ def test_scaler(
     """Five steps, some of which overflow and are skipped; the scale halves each time."""
     results = []
     for cls, more in ((optimizer.ours, {"fused": fused}), (optimizer.theirs, {})):
-        made, scaler = make(cls, strongest(optimizer), **more)
+        made, scaler = make(cls, optimizer.strongest, **more)
         for k in range(5):
             before = [p.detach().clone() for p in params_of(made)]
             scaled_step(made, scaler, k, k in overflows, unscale)
@@ -91,8 +87,8 @@ def test_scaler(
 @FUSED
 def test_same_as_without_scaler(optimizer: Optimizer, fused: bool) -> None:
     """Powers of two scale without rounding: the bits are those of an unscaled run."""
-    made, scaler = make(optimizer.ours, strongest(optimizer), fused=fused)
-    plain, _ = make(optimizer.ours, strongest(optimizer), fused=fused)
+    made, scaler = make(optimizer.ours, optimizer.strongest, fused=fused)
+    plain, _ = make(optimizer.ours, optimizer.strongest, fused=fused)
     for k in range(3):
         scaled_step(made, scaler, k, overflow=False)
         for i, p in enumerate(params_of(plain)):
@@ -104,13 +100,14 @@ def test_same_as_without_scaler(optimizer: Optimizer, fused: bool) -> None:
 @FUSED
 def test_skipped_first_step_leaves_no_garbage(optimizer: Optimizer, fused: bool) -> None:
     """No state after it, or the state of a beginning; never memory that nothing was written to."""
-    made, scaler = make(optimizer.ours, strongest(optimizer), fused=fused)
+    made, scaler = make(optimizer.ours, optimizer.strongest, fused=fused)
     scaled_step(made, scaler, 0, overflow=True)
+    starts = optimizer.starts(**optimizer.strongest)
     for state in made.state.values():
-        assert all((t == 0).all() for t in state.values())
-    copied, _ = make(optimizer.ours, strongest(optimizer))
+        assert all((t == (starts.get(name) or 0)).all() for name, t in state.items())
+    copied, _ = make(optimizer.ours, optimizer.strongest)
     copied.load_state_dict(made.state_dict())
-    fresh, _ = make(optimizer.ours, strongest(optimizer))
+    fresh, _ = make(optimizer.ours, optimizer.strongest)
     run(copied, 2)
     run(fresh, 2)
     assert_same_state(copied, fresh)
@@ -137,8 +134,8 @@ def test_who_unscales(optimizer: Optimizer, copied: Any) -> None:
 
 def test_gradients_to_be_cleared_recover(optimizer: Optimizer) -> None:
     """An infinity does not stay in gradients that backward() adds to."""
-    made, scaler = make(optimizer.ours, strongest(optimizer), clear_grads=True)
-    plain, _ = make(optimizer.ours, strongest(optimizer))
+    made, scaler = make(optimizer.ours, optimizer.strongest, clear_grads=True)
+    plain, _ = make(optimizer.ours, optimizer.strongest)
     for k in range(4):
         for i, p in enumerate(params_of(made)):
             g = values(p.shape, p.dtype, seed=10 * k + i) * scaler.get_scale()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +19,19 @@ from torch import Tensor
 from benchmarks import (
     contestants,
     cpu,
-    curves,
     everything,
-    libraries,
-    markdown,
     method,
+    peers,
+    plots,
     race,
+    record,
+    report,
     shapes,
 )
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
+from fastopt import _core
+
+README = Path(__file__).parents[1] / "README.md"
 
 KNOWN = {"gpt2": (148, 124_439_808), "resnet50": (161, 25_557_032), "vit-b16": (152, 86_567_656)}
 
@@ -38,15 +46,17 @@ def test_mlp_shapes() -> None:
     assert shapes.mlp() == [(10, 784), (10,), (10, 10), (10,)]
 
 
-def test_spread_interpolates_quartiles() -> None:
-    assert method.spread([5.0, 1.0, 2.0, 4.0, 3.0]) == method.Spread(3.0, 2.0, 4.0)
-    assert method.spread([1.0, 2.0]) == method.Spread(1.5, 1.25, 1.75)
-    assert method.spread([7.0]) == method.Spread(7.0, 7.0, 7.0)
+def test_spreads_interpolate_quartiles() -> None:
+    assert method.spreads({"a": [5.0, 1.0, 2.0, 4.0, 3.0]}) == {"a": method.Spread(3.0, 2.0, 4.0)}
+    assert method.spreads({"a": [1.0, 2.0]}) == {"a": method.Spread(1.5, 1.25, 1.75)}
+    assert method.spreads({"a": [7.0]}) == {"a": method.Spread(7.0, 7.0, 7.0)}
     assert method.Spread(2.0, 1.0, 4.0).relative == 1.5
 
 
-def test_paired_ratios_stay_in_their_round() -> None:
-    assert method.paired([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+def test_ratios_stay_in_their_round() -> None:
+    """A machine that is half as fast for a while makes a spread of times, none of ratios."""
+    ratios = method.ratios({"slow": [2.0, 4.0, 2.2], "fastopt": [1.0, 2.0, 1.1]}, "fastopt")
+    assert ratios["slow"] == method.Spread(2.0, 2.0, 2.0)
 
 
 def test_plan_bounds_rounds() -> None:
@@ -116,7 +126,7 @@ def test_a_wrong_optimizer_is_reported_wrong_and_not_timed(
         return wrong(params, **options)
 
     row = cpu.Row("mlp", "Adam", "fp32", "fused", goal=1.0)
-    result = cpu.run_row(row, method.QUICK, contestants.MAKERS | {"fastopt": make}, quick=True)
+    result = cpu.run_row(row, method.QUICK, True, contestants.MAKERS | {"fastopt": make})
     assert result["verdict"] == "wrong"
     assert result["wrong"] == ["fastopt"]
     assert "fastopt" not in result["samples"]
@@ -129,8 +139,9 @@ def test_quick_table_writes_every_sample(quick_benchmarks: tuple[Path, str]) -> 
     for row in saved["rows"]:
         assert row["id"] in printed
         assert row["verdict"] == "right"
+        assert "isa" not in row
         assert row["wrong"] == [name for name, error in row["errors"].items() if error > 1]
-        racers = {"fastopt", "floor", *contestants.PEERS[row["against"]]}
+        racers = {"fastopt", "floor", *cpu.PEERS[row["against"]]}
         assert len(row["rounds"]) == len(racers)  # everybody was built first once
         racers -= {*row["wrong"]}  # torch 2.13's fused SGD in bfloat16
         assert {name: len(times) for name, times in row["samples"].items()} == dict.fromkeys(
@@ -140,38 +151,40 @@ def test_quick_table_writes_every_sample(quick_benchmarks: tuple[Path, str]) -> 
     assert saved["versions"]["torch"] == torch.__version__
 
 
-def _verdict(ratios: list[float], floor_ratios: list[float]) -> str:
-    row = cpu.Row("mlp", "Adam", "fp32", "fused", goal=1.0, floor_goal=1.1)
-    ones = [1.0] * len(ratios)
-    floors = [1 / ratio for ratio in floor_ratios]
-    samples = {"fastopt": ones, "torch.fused": ratios, "floor": floors}
-    verdict: str = cpu.conclude(row, race.Outcome({"fastopt": 0.5}, samples), quick=False)[
-        "verdict"
-    ]
-    return verdict
+def _judged(samples: dict[str, list[float]], **more: Any) -> dict[str, Any]:
+    about = {"work": "mlp", "algorithm": "Adam", "dtype": "fp32", "goal": 1.0, "floor_goal": None}
+    about |= {"wrong": [], "bytes_per_param": 28, "elements": 7960}
+    return cpu.judged(about | {"samples": samples} | more, quick=False)
 
 
-def test_verdicts() -> None:
-    assert _verdict([1.0, 1.1, 1.2], [1.0, 1.0, 1.0]) == "ok"
-    assert _verdict([0.9, 0.9, 1.2], [1.0, 1.0, 1.0]) == "short"
-    assert _verdict([1.0, 1.1, 1.2], [1.2, 1.2, 1.2]) == "short"
-    assert _verdict([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]) == "noisy"
+@pytest.mark.parametrize(
+    ("ratios", "floor_ratio", "verdict"),
+    [
+        ([1.0, 1.1, 1.2], 1.0, "ok"),
+        ([0.9, 0.9, 1.2], 1.0, "short"),
+        ([1.0, 1.1, 1.2], 1.2, "short"),
+        ([1.0, 2.0, 3.0], 1.0, "noisy"),
+    ],
+)
+def test_verdicts(ratios: list[float], floor_ratio: float, verdict: str) -> None:
+    samples = {"fastopt": [1.0] * 3, "torch.fused": ratios, "floor": [1 / floor_ratio] * 3}
+    assert _judged(samples, floor_goal=1.1)["verdict"] == verdict
 
 
-def test_best_peer_is_the_quicker_one() -> None:
-    row = cpu.Row("mlp", "RMSprop", "fp32", "best", goal=2.0)
-    samples = {
-        "fastopt": [1.0, 2.0],
-        "torch.default": [3.0, 6.0],
-        "torch.foreach": [2.0, 4.0],
-        "floor": [1.0, 1.0],
-    }
-    result = cpu.conclude(row, race.Outcome({"fastopt": 0.5}, samples), quick=False)
-    assert (result["peer"], result["ratio"]["median"], result["verdict"]) == (
-        "torch.foreach",
-        2.0,
-        "ok",
-    )
+def test_the_quickest_peer_counts() -> None:
+    samples = {"fastopt": [1.0, 2.0], "floor": [1.0, 1.0]}
+    samples |= {"torch.default": [3.0, 6.0], "torch.foreach": [2.0, 4.0]}
+    (line,) = cpu.table({"rows": [_judged(samples)]}).to_dict("records")
+    assert (line["against"], line["ratio [quartiles]"]) == ("torch.foreach", "2.00x [2.00, 2.00]")
+
+
+def test_a_table_is_bold_below_a_goal_and_names_the_wrong() -> None:
+    samples = {"fastopt": [1.0], "torch.default": [1.5], "torch.fused": [1.8], "floor": [0.5]}
+    row = _judged(samples, goal=2.0, floor_goal=1.1, wrong=["torch.foreach"])
+    (line,) = cpu.table({"rows": [row]}).to_dict("records")
+    assert line["ratio [quartiles]"] == "**1.50x** [1.50, 1.50]"
+    assert line["time / floor"] == "**2.00**"
+    assert line[""] == "short; torch.foreach is wrong"
 
 
 def test_one_that_raises_is_left_out_with_its_reason() -> None:
@@ -179,10 +192,10 @@ def test_one_that_raises_is_left_out_with_its_reason() -> None:
         raise RuntimeError("no compiler\nat all")
 
     problem = Problem([(33,)], ALGORITHMS["Adam"], DTYPES["fp32"])
-    makers = contestants.MAKERS | {"torch.compiled": make}
-    outcome = race.race(problem, ["fastopt", "torch.compiled"], method.QUICK, makers)
-    assert outcome.failed == {"torch.compiled": "RuntimeError: no compiler"}
-    assert outcome.samples.keys() == {"fastopt", "floor"}
+    makers = {"fastopt": contestants.MAKERS["fastopt"], "torch.compiled": make}
+    found = race.race(problem, makers, method.QUICK)
+    assert found["absent"] == {"torch.compiled": "RuntimeError: no compiler"}
+    assert found["samples"].keys() == {"fastopt", "floor"}
 
 
 @pytest.mark.parametrize(("off", "right"), [(0.01, True), (0.2, False)])
@@ -210,7 +223,7 @@ def test_quick_peers_name_everybody(quick_benchmarks: tuple[Path, str]) -> None:
         timed = row["samples"].keys() - {"floor"}
         assert timed >= {"fastopt", "torch.default", "torch.foreach"}
         named = timed | {*row["absent"]} | {*row["wrong"]}
-        assert named == libraries.LIBRARIES.keys() | libraries.GPU_ONLY.keys()
+        assert named == peers.LIBRARIES.keys() | peers.GPU_ONLY.keys()
         assert row["bytes"]["fastopt"] == row["bytes_per_param"]
         assert all(name in printed for name in named)
 
@@ -229,15 +242,17 @@ def test_all_writes_everything_that_the_readme_is_made_from(
         assert f"| {row.work} | {row.algorithm}, {row.dtype} |" in tables
 
 
-def test_markdown_is_bold_below_a_goal_and_names_the_wrong() -> None:
-    row = cpu.Row("mlp", "Adam", "fp32", "any", goal=2.0, floor_goal=1.1)
-    samples = {"fastopt": [1.0], "torch.default": [1.5], "torch.fused": [1.8], "floor": [0.5]}
-    errors = {"fastopt": 0.5, "torch.foreach": 7.0}
-    result = cpu.conclude(row, race.Outcome(errors, samples), quick=False)
-    about = {"work": "mlp", "algorithm": "Adam", "dtype": "fp32", "goal": 2.0}
-    *_, line = markdown.goals({"rows": [about | result]})
-    assert "torch.default | **1.50x** [1.50, 1.50] | 2x | **2.00** |" in line
-    assert line.endswith("| short; torch.foreach is wrong |")
+def test_the_readmes_figures_are_those_of_the_results_it_names() -> None:
+    text = README.read_text(encoding="utf-8")
+    folders = {README.parent / name for name in re.findall(r"\((benchmarks/results/[^/)]+)", text)}
+    files = [file for folder in folders for file in folder.glob("*.json")]
+    records = [record.load(file) for file in files]
+    made = "".join(report.readme(r) for r in records if r["kind"] in report.IN_README)
+    section = text[text.index("## What it gains") : text.index("## The passes around")]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(lines) > 50
+    for line in lines:
+        assert re.sub(" +", " ", line) in made
 
 
 def test_list_and_only() -> None:
@@ -250,33 +265,74 @@ def test_list_and_only() -> None:
 
 
 def test_quick_curves_have_every_sweep(quick_benchmarks: tuple[Path, str]) -> None:
-    _core = pytest.importorskip("fastopt")._core
-    points = json.loads((quick_benchmarks[0] / "curves.json").read_text())["points"]
-    assert {point["sweep"] for point in points} == {"elements", "tensors", "threads", "isa"}
+    points = json.loads((quick_benchmarks[0] / "curves.json").read_text())["rows"]
+    assert {point["sweep"] for point in points} == plots.SWEEPS.keys()
     isas = {f"fastopt.{isa}" for isa in _core.supported_isas()}
     for point in points:
         ours = isas if point["sweep"] == "isa" else {"fastopt"}
         assert point["samples"].keys() == ours | {"torch.fused", "floor"}
 
 
-def test_a_curve_over_instruction_sets_runs_each_and_restores_the_best() -> None:
-    _core = pytest.importorskip("fastopt")._core
-    ran: dict[str, str] = {}
+class _Noting(torch.optim.Adam):
+    """Adam that notes the instruction set of each of its steps."""
 
-    class Noting(torch.optim.Adam):
-        def step(self, closure: Any = None) -> Any:
-            ran[self.asked] = _core.isa()
-            return super().step(closure)
+    ran: list[str]
 
+    def step(self, closure: Any = None) -> Any:
+        self.ran.append(_core.isa())
+        return super().step(closure)
+
+
+def _noting(ran: list[str]) -> contestants.Maker:
     def make(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
-        return Noting(params, **options)
+        optimizer = _Noting(params, **options)
+        optimizer.ran = ran
+        return optimizer
 
+    return make
+
+
+def test_a_step_forced_to_an_instruction_set_leaves_the_best_to_the_others() -> None:
     best = _core.isa()
     for isa in _core.supported_isas():
+        ran: list[str] = []
         weight = torch.ones(3, requires_grad=True)
         weight.grad = torch.ones(3)
-        optimizer = curves.with_isa(make, isa)("Adam", [weight], {"lr": 1e-3})
-        optimizer.asked = isa
-        optimizer.step()
-        assert _core.isa() == best
-    assert ran == {isa: isa for isa in _core.supported_isas()}
+        contestants.forced(_noting(ran), isa)("Adam", [weight], {"lr": 1e-3}).step()
+        assert (ran, _core.isa()) == ([isa], best)
+
+
+def test_rows_forced_to_instruction_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every row once for each, run on it and named so; in the title, and torch's in the note."""
+    best, asked = _core.isa(), _core.supported_isas()[::-1]
+    ran: list[str] = []
+    monkeypatch.setitem(contestants.MAKERS, "fastopt", _noting(ran))
+    parser = argparse.ArgumentParser()
+    cpu.QUESTION.add_arguments(parser)
+    options = ["--quick", "--only", "mlp/Adam", "--out", str(tmp_path / "made.json")]
+    assert cpu.QUESTION.main(parser.parse_args([*options, "--isa", ",".join(asked)])) == 0
+    assert list(dict.fromkeys(ran)) == asked
+    assert _core.isa() == best
+    saved = record.load(tmp_path / "made.json")
+    assert [(row["id"], row["isa"]) for row in saved["rows"]] == [
+        (f"mlp/Adam/fp32, forced {isa}", isa) for isa in asked
+    ]
+    printed = capsys.readouterr().out
+    assert f"forced {' and '.join(asked)} on {saved['machine']['cpu']}" in printed
+    assert all(f"Adam, fp32, forced {isa}" in printed for isa in asked)
+    assert f"torch keeps its own ({saved['versions']['torch_isa']})" in printed
+
+
+def test_an_unknown_instruction_set_is_an_error_that_names_those_there_are() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "cpu", "--isa", "avx2,mmx"],
+        cwd=README.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "'mmx' is none of" in done.stderr or "'avx2' is none of" in done.stderr
+    assert all(isa in done.stderr for isa in _core.supported_isas())

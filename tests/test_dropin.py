@@ -43,8 +43,9 @@ inputs = pytest.mark.parametrize(("name", "kwargs"), INPUTS)
 names = pytest.mark.parametrize("name", PAIRS)
 
 
-def test_the_table_has_all_of_ours() -> None:
-    assert INFOS.keys() == PAIRS.keys() == {"SGD", "Adam", "AdamW", "RMSprop"}
+def test_the_table_has_all_of_torchs() -> None:
+    torchs = {name for name, (_, cls) in PAIRS.items() if cls.__module__.startswith("torch.")}
+    assert INFOS.keys() == torchs >= {"SGD", "Adam", "AdamW", "RMSprop"}
 
 
 def make(
@@ -85,7 +86,7 @@ def test_signature(name: str) -> None:
 def test_kind_and_groups(name: str) -> None:
     a, b = make(name)
     assert isinstance(a, PAIRS[name][1])
-    assert type(a).__name__ == type(b).__name__
+    assert type(a).__name__ == name
     extra = {argument: own.default for argument, own in PAIRS[name][0]._arguments.items()}
     assert a.defaults == {**b.defaults, **extra}
     assert a.param_groups[0].keys() == b.param_groups[0].keys() | extra.keys()
@@ -161,7 +162,7 @@ def test_state_of_old_checkpoints(name: str) -> None:
         for entry in state["state"].values():
             if name == "SGD":
                 entry["momentum_buffer"] = None
-            else:
+            elif "step" in entry:
                 entry["step"] = float(entry["step"])
         optimizer.load_state_dict(state)
         run(optimizer, 2, seed=5)

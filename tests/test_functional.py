@@ -15,6 +15,7 @@ from support import (
     Case,
     Optimizer,
     assert_same_bits,
+    discover,
     parameter,
     values,
 )
@@ -23,6 +24,7 @@ from torch import Tensor
 import fastopt
 from fastopt import _core, functional
 
+UNDER_TEST = [optimizer for optimizer in discover() if optimizer.ours_functional]
 SHAPES = [(5, 3), (17,), (), (0, 2), (2, 64)]
 
 
@@ -38,6 +40,12 @@ def split(hyper: dict[str, Any], form: Callable[..., Any], cls: Any) -> dict[str
     return {k: v for k, v in group.items() if k in names and k not in flags}
 
 
+def begun(p: Tensor, start: float | None) -> Tensor | None:
+    if start is None:
+        return None
+    return torch.full_like(p, complex(start, start) if p.is_complex() else start)
+
+
 class Lists:
     """What a functional form is called with, made from the states of a class's optimizer."""
 
@@ -45,8 +53,9 @@ class Lists:
         optimizer = case.optimizer
         self.case = case
         self.params = [values(s, dtype, seed=i) for i, s in enumerate(SHAPES)]
+        starts = optimizer.starts(**case.hyper)
         self.states: dict[str, list[Any]] = {
-            name: [None if optimizer.name == "sgd" else torch.zeros_like(p) for p in self.params]
+            name: [begun(p, starts.get(name, 0.0)) for p in self.params]
             for name in optimizer.functional_states
         }
         self.steps = [torch.tensor(0.0) for _ in self.params]

@@ -31,7 +31,7 @@ def made(optimizer: Optimizer, **more: Any) -> torch.optim.Optimizer:
         {"params": [torch.nn.Parameter(values((7, 3), torch.float32, seed=i)) for i in part]}
         for part in ([0, 1], [2])
     ]
-    built = optimizer.ours(groups, **list(optimizer.variants.values())[-1], **more)
+    built = optimizer.ours(groups, **optimizer.strongest, **more)
     run(built, 2)
     return built
 
@@ -40,7 +40,7 @@ def made(optimizer: Optimizer, **more: Any) -> torch.optim.Optimizer:
 def test_another_count_of_numbers(optimizer: Optimizer, wrong: Any) -> None:
     """None shifts into the next key's place, and none is dropped."""
     ours = made(optimizer)
-    for key in _core.hyper_names(ours._rule):  # type: ignore[attr-defined]
+    for key in _core.hyper(ours._rule):  # type: ignore[attr-defined]
         good = ours.param_groups[1][key]
         count = "2 numbers" if isinstance(good, tuple) else "one number"
         before = copy.deepcopy(ours)

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -133,6 +135,37 @@ def test_a_core_that_does_not_load(core: str, tmp_path: Path) -> None:
     assert torch.__version__ in last
     assert "torch >= 2.10" in last
     assert "pip install --force-reinstall fastopt" in last
+
+
+def imported(module: str, file: Path, modules: set[str]) -> set[str]:
+    """Those of `modules` that a file imports, wherever in it, also for types only."""
+    names: set[str] = set()
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            origin = ".".join([*parents * bool(node.level), *filter(None, [node.module])])
+            parts = {f"{origin}.{alias.name}" for alias in node.names}
+            # Of a package, modules or what it defines itself.
+            names |= parts if parts <= modules else parts | {origin}
+    return names & modules
+
+
+def test_imports_run_one_way() -> None:
+    """No circle, typing included."""
+    root = Path(fastopt.__file__).parent
+    files = {
+        ".".join(["fastopt", *file.relative_to(root).with_suffix("").parts]).removesuffix(
+            ".__init__"
+        ): file
+        for file in root.rglob("*.py")
+    }
+    modules = {*files, _core.__name__}
+    graph = {name: imported(name, file, modules) for name, file in files.items()}
+    assert graph["fastopt.plan"] >= {"fastopt.routes", "fastopt.backends.triton.launch"}
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_public_names() -> None:

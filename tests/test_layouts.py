@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -66,17 +65,12 @@ class Watched:
         assert (self.memory[self.beside] == 7.5).all(), "wrote beside the view"
 
 
-def strongest(optimizer: Optimizer) -> dict[str, Any]:
-    """The last variant: all terms and all states."""
-    return list(optimizer.variants.values())[-1]
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(optimizer: Optimizer, layout: str, dtype: torch.dtype) -> None:
     """Parameter, gradient and states in one layout, each in turn, and all together."""
     shape = LAYOUTS[layout][0]
-    hyper = strongest(optimizer)
+    hyper = optimizer.strongest
     p0 = parameter(shape, dtype, seed=0)
     grads = [values(shape, dtype, seed=k, wide=True) for k in (1, 2)]
     plain = optimizer.ours([p0], **hyper)
@@ -121,7 +115,7 @@ def test_expanded_gradients(optimizer: Optimizer, which: str, dtype: torch.dtype
     """Gradients as `sum().backward()` makes them: one number in memory for many of the tensor."""
     shape, cut = EXPANDED[which]
     p, q = parameter(shape, dtype, seed=0), parameter(shape, dtype, seed=0)
-    a, b = (optimizer.ours([t], **strongest(optimizer)) for t in (p, q))
+    a, b = (optimizer.ours([t], **optimizer.strongest) for t in (p, q))
     for k in (1, 2):
         g = cut(values(shape, dtype, seed=k)).clone().expand(shape)
         assert 0 in g.stride()
@@ -142,8 +136,8 @@ def test_states_have_the_strides_of_torchs(optimizer: Optimizer) -> None:
             torch.nn.Parameter(view.clone(memory_format=torch.preserve_format)),
         )
         q = torch.nn.Parameter(make(torch.zeros(MEMORY), shape))
-        a = optimizer.ours([p], **strongest(optimizer))
-        b = optimizer.theirs([q], **strongest(optimizer))
+        a = optimizer.ours([p], **optimizer.strongest)
+        b = optimizer.theirs([q], **optimizer.strongest)
         for t in (p, q):
             t.grad = torch.ones_like(t)
         a.step()
@@ -169,8 +163,8 @@ def test_layouts_shared_among_threads(optimizer: Optimizer, threads: int) -> Non
         view.copy_(content)
         params = [torch.nn.Parameter(t) for t in (content[0].clone(), view, content.t().clone())]
         plain = [torch.nn.Parameter(p.detach().clone()) for p in params]
-        a = optimizer.ours(params, **strongest(optimizer))
-        b = optimizer.ours(plain, **strongest(optimizer))
+        a = optimizer.ours(params, **optimizer.strongest)
+        b = optimizer.ours(plain, **optimizer.strongest)
         for p, q, grad in zip(params, plain, (g[0], g, g.t()), strict=True):
             p.grad, q.grad = grad, grad.clone(memory_format=torch.contiguous_format)
         for _ in range(2):
@@ -193,8 +187,8 @@ def test_parameters_that_share_memory(optimizer: Optimizer) -> None:
         params = [torch.nn.Parameter(m[i : i + size]) for m in (memory, other) for i in (0, shift)]
         for i, p in enumerate(params):
             p.grad = values((size,), torch.float32, seed=1 + i % 2)
-        together = optimizer.ours(params[:2], **strongest(optimizer))
-        alone = [optimizer.ours([p], **strongest(optimizer)) for p in params[2:]]
+        together = optimizer.ours(params[:2], **optimizer.strongest)
+        alone = [optimizer.ours([p], **optimizer.strongest) for p in params[2:]]
         for _ in range(3):
             together.step()
             for a in alone:
@@ -218,7 +212,7 @@ def test_offsets_past_2_to_the_31(optimizer: Optimizer, tmp_path: Path) -> None:
     dtype = torch.float32
     p, q = (parameter(shape, dtype, seed=0) for _ in range(2))
     p = torch.nn.Parameter(view("parameter", p.detach()))
-    a, b = (optimizer.ours([t], **strongest(optimizer)) for t in (p, q))
+    a, b = (optimizer.ours([t], **optimizer.strongest) for t in (p, q))
     for k in (1, 2):
         q.grad = values(shape, dtype, seed=k)
         p.grad = view("gradient", q.grad)

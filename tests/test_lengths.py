@@ -35,7 +35,7 @@ class Fenced:
 
 @pytest.mark.parametrize("dtype", REAL_DTYPES, ids=str)
 def test_lengths(optimizer: Optimizer, dtype: torch.dtype, isa: str) -> None:
-    hyper: dict[str, Any] = list(optimizer.variants.values())[-1]
+    hyper: dict[str, Any] = optimizer.strongest
     lengths = range(1, 2 * WIDEST + 2)
     full = values((len(lengths) + 1,), dtype, seed=0)
     grads = [values(full.shape, dtype, seed=1 + k, wide=True) for k in range(2)]

@@ -36,7 +36,7 @@ def train(optimizer: Optimizer, arguments: dict[str, Any], seed: int) -> list[to
 )
 def test_optimizers_in_two_threads(optimizer: Optimizer, passes: dict[str, Any]) -> None:
     """Disjoint tensors, at the same time: the bits of one after the other."""
-    arguments = {**list(optimizer.variants.values())[-1], **passes}
+    arguments = {**optimizer.strongest, **passes}
     seeds = (0, 1000)
     alone = [train(optimizer, arguments, seed) for seed in seeds]
     made: dict[int, list[torch.Tensor]] = {}

@@ -122,7 +122,7 @@ class OneByOne:
 @pytest.mark.parametrize("passes", [{}, {"ema_decay": 0.9, "l1": 0.01}], ids=["bare", "passes"])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_as_one_after_the_other(optimizer: Optimizer, program: str, passes: dict[str, Any]) -> None:
-    hyper = {**list(optimizer.variants.values())[-1], **passes, "lr": 1e-3}
+    hyper = {**optimizer.strongest, **passes, "lr": 1e-3}
     build, share = PROGRAMS[program]
     if "average" in program and not passes:
         pytest.skip("there are no averages without ema_decay")
@@ -144,7 +144,7 @@ def test_as_one_after_the_other(optimizer: Optimizer, program: str, passes: dict
 
 def test_twice_from_the_start(optimizer: Optimizer) -> None:
     """Against torch itself, the first step included."""
-    hyper = list(optimizer.variants.values())[-1]
+    hyper = optimizer.strongest
     ours, theirs = optimizer.ours(twice(), **hyper), optimizer.theirs(twice(), **hyper)
     theirs.param_groups[0]["foreach"] = theirs.param_groups[0]["fused"] = False
     for _ in range(3):
@@ -155,7 +155,7 @@ def test_twice_from_the_start(optimizer: Optimizer) -> None:
 
 def test_memory_that_comes_to_be_shared_and_apart_again(optimizer: Optimizer) -> None:
     """What is known of memory is found again as soon as any of it moves."""
-    hyper = {**list(optimizer.variants.values())[-1], "lr": 1e-3}
+    hyper = {**optimizer.strongest, "lr": 1e-3}
     ours, oracle = optimizer.ours(apart(), **hyper), optimizer.ours(apart(), **hyper)
     parts = OneByOne(oracle, lambda params: optimizer.ours(params, **hyper))
     for shared in (False, True, False, True, True):
@@ -200,7 +200,7 @@ def step_in_the_gradient(made: Made, p: Tensor) -> str:
 def test_within_a_parameter_it_is_refused(
     optimizer: Optimizer, make: Callable[[Made, Tensor], str]
 ) -> None:
-    hyper = list(optimizer.variants.values())[-1]
+    hyper = optimizer.strongest
     ours = optimizer.ours(apart(), **hyper)
     ours.step()
     message = make(ours, ours.param_groups[0]["params"][1])
@@ -219,7 +219,7 @@ def test_columns_of_one_matrix_are_apart(optimizer: Optimizer) -> None:
     p.grad = matrix[:, 4:]
     q = torch.nn.Parameter(whole)
     q.grad = grad
-    hyper = list(optimizer.variants.values())[-1]
+    hyper = optimizer.strongest
     ours, other = optimizer.ours([p], **hyper), optimizer.ours([q], **hyper)
     for _ in range(2):
         ours.step()
@@ -233,7 +233,7 @@ def test_an_average_begins_before_gradients_are_cleared(optimizer: Optimizer) ->
     """Clearing a gradient that is another parameter's memory is the last thing a step does."""
     params = apart()
     params[2].grad = params[0].detach()
-    hyper = list(optimizer.variants.values())[-1]
+    hyper = optimizer.strongest
     ours = optimizer.ours(params, **hyper, ema_decay=0.9, clear_grads=True)
     ours.step()
     assert not params[0].any()

@@ -192,6 +192,8 @@ def test_close_to_the_for_loop(case: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", REAL_DTYPES, ids=str)
 def test_error_against_the_mathematics(case: Case, dtype: torch.dtype) -> None:
     """Our largest error is at most that of torch's for-loop and MORE_THAN_TORCH units more."""
+    if not case.optimizer.continuous:
+        pytest.skip("the exact update jumps where a rounding changes a sign")
     ours, theirs, exact = unit_problem(case, dtype)
     for k in range(5):
         step_both(ours, theirs, seed=k + 1)

@@ -18,6 +18,7 @@ from support import parameter
 from test_passes import ALL
 
 import fastopt
+from fastopt import stepping
 from fastopt.backends import triton
 
 HERE = Path(__file__).parent
@@ -169,7 +170,7 @@ def absent_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_active", AbsentGPU())
 
 
-def check_a_launch(made: torch.optim.Optimizer, scaler: triton.Scaler) -> None:
+def check_a_launch(made: torch.optim.Optimizer, scaler: stepping.Scaler) -> None:
     """What a step does before it writes: plan, collect, compile."""
     from fastopt import plan
     from fastopt.backends.triton.launch import Launch
@@ -201,7 +202,7 @@ def with_gradient(name: str) -> tuple[str, torch.nn.Parameter]:
 @pytest.mark.usefixtures("absent_gpu")
 def test_a_launch_compiles_before_it_writes(cls: Any) -> None:
     """All kernels, through the call that a machine with a GPU makes."""
-    for scaler in (triton.Scaler(), triton.Scaler(torch.zeros(()), torch.ones(()))):
+    for scaler in (stepping.Scaler(), triton.Scaler(torch.zeros(()), torch.ones(()))):
         for own in ({}, ALL):
             check_a_launch(cls([with_gradient("weight")], **own), scaler)
 
@@ -213,14 +214,14 @@ def test_a_kernel_that_does_not_compile(monkeypatch: pytest.MonkeyPatch) -> None
 
     from fastopt import plan
     from fastopt.backends.triton.rules import RULES
-    from fastopt.backends.triton.slots import Changed
+    from fastopt.stepping import Changed
 
     monkeypatch.setitem(RULES, "sgd", RULES["sgd"]._replace(update=broken))
     made = fastopt.SGD([with_gradient("weight")], momentum=0.9)
     (p,) = made.param_groups[0]["params"]
     before = p.detach().clone()
     with pytest.raises(Changed) as caught:
-        check_a_launch(made, triton.Scaler())
+        check_a_launch(made, stepping.Scaler())
     message = str(plan.refusal(made, caught.value.index, str(caught.value)))
     assert "parameter 'weight' (param_groups[0]['params'][0]): Triton " in message
     assert "cannot compile multi_tensor of the rule 'sgd' in torch.float32 for cuda 90" in message

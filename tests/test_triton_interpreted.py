@@ -16,7 +16,7 @@ from support import ALL_DTYPES, UNITS, assert_same_bits, parameter, params_of, v
 from torch import Tensor
 
 import fastopt
-from fastopt import _core
+from fastopt import _core, stepping
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
@@ -193,7 +193,9 @@ def test_a_gradient_on_another_device() -> None:
     """Torch lets a gradient be on another GPU than its parameter, but not on meta: asked alone."""
     p = parameter((4,), torch.float32, 0)
     slot = slots.Slot(3, 0, p, {}, [], (), None, False)
-    with pytest.raises(slots.Changed, match="its gradient is on meta, the parameter on cpu; move"):
+    with pytest.raises(
+        stepping.Changed, match="its gradient is on meta, the parameter on cpu; move"
+    ):
         slots.prepare(slot, torch.zeros(4, device="meta"), writes_grad=False)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import UNITS, assert_same_bits, grads_for, parameter, params_of, run, values
+from support import UNITS, assert_same_bits, discover, grads_for, parameter, params_of, run, values
 from torch import Tensor
 
 import fastopt
@@ -91,11 +91,10 @@ def test_capturable_counts_on_the_device(cls: Any, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("rule", _core.rules())
 def test_scalars_on_the_device(rule: str) -> None:
     """In double, to 1e-12 of the host's; the learning rate a tensor, counts of both types."""
-    group = {
-        **{"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1, "momentum": 0.5},
-        **{"dampening": 0.2, "nesterov": False, "amsgrad": False, "alpha": 0.9, "centered": False},
-        **{"decoupled_weight_decay": True, "eps_in_sqrt": True, "maximize": True},
-    }
+    row = next(o for o in discover() if o.ours._rule == rule)  # type: ignore[attr-defined]
+    group = row.ours([torch.ones(1)], **row.strongest).param_groups[0]
+    own = {"weight_decay": 0.1, "decoupled_weight_decay": True, "eps_in_sqrt": True}
+    group |= {key: value for key, value in own.items() if key in group} | {"maximize": True}
     steps = [torch.tensor(0.0), torch.tensor(6.0), torch.tensor(99999.0, dtype=torch.float64)]
     steps.append(torch.tensor(3.0))
     lr = torch.tensor(0.25, dtype=torch.float64)
@@ -132,7 +131,7 @@ def test_scalars_on_the_device(rule: str) -> None:
 
 
 def flat(rule: str, group: dict[str, Any]) -> list[float]:
-    found = [group[key] for key in _core.hyper_names(rule)]
+    found = [group[key] for key in _core.hyper(rule)]
     return [float(x) for v in found for x in (v if isinstance(v, tuple) else (v,))]
 
 

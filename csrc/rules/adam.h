@@ -11,24 +11,24 @@
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
+namespace adam {
 
-struct AdamHyper {
+struct Hyper {
   double lr, beta1, beta2, eps, weight_decay, amsgrad, decoupled_weight_decay, eps_in_sqrt;
 };
 
-struct AdamScalars {
+struct Scalars {
   double decay, weight_decay, lerp_weight, beta2, square_weight, bias_correction2_sqrt, step_size,
       eps, eps_in_sqrt;
 };
 
-inline void adam_scalars(const double* numbers, double step, bool, double* out) {
-  const auto h = named<AdamHyper>(numbers);
-  const bool adamw = h.decoupled_weight_decay != 0;
-  const bool inside = h.eps_in_sqrt != 0;
+inline Scalars scalars(const Hyper& h, double step, bool) {
+  const Decay decay(h.lr, h.weight_decay, h.decoupled_weight_decay);
+  const bool inside = h.eps_in_sqrt;
   const double bias_correction2 = 1 - ::pow(h.beta2, step);
-  const AdamScalars scalars = {
-      adamw ? 1 - h.lr * h.weight_decay : 1,
-      adamw ? 0 : h.weight_decay,
+  return {
+      decay.factor,
+      decay.weight,
       1 - h.beta1,
       h.beta2,
       1 - h.beta2,
@@ -37,25 +37,26 @@ inline void adam_scalars(const double* numbers, double step, bool, double* out) 
       inside ? 0 : h.eps,
       inside ? h.eps * bias_correction2 : 0,
   };
-  __builtin_memcpy(out, &scalars, sizeof scalars);
 }
 
-constexpr Rule kAdam = {
+inline int variant(const Hyper& h) { return h.amsgrad != 0; }
+
+constexpr Rule kRule = {
     "adam",
     {"lr", {"betas", 2}, "eps", "weight_decay", "amsgrad", "decoupled_weight_decay", "eps_in_sqrt"},
     true,
+    false,
     2,
-    [](const double* numbers) { return int(named<AdamHyper>(numbers).amsgrad != 0); },
+    Numbers<variant>::of,
     {{"exp_avg", "exp_avg_sq"}, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
-    adam_scalars,
+    Numbers<scalars>::of,
     {"decay", "weight_decay", "lerp_weight", "beta2", "square_weight", "bias_correction2_sqrt",
      "step_size", "eps", "eps_in_sqrt"},
 };
 
 template <bool kAmsgrad>
 struct Adam {
-  using Hyper = AdamHyper;
-  using Scalars = AdamScalars;
+  using Scalars = adam::Scalars;
   static constexpr int kStates = kAmsgrad ? 3 : 2;
   static constexpr bool kPrefetch = true;
 
@@ -97,5 +98,8 @@ struct Adam {
   };
 };
 
+using All = List<Adam<false>, Adam<true>>;
+
+}  // namespace adam
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA

@@ -10,54 +10,46 @@
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
+namespace rmsprop {
 
-struct RmspropHyper {
+struct Hyper {
   double lr, alpha, eps, weight_decay, momentum, centered, decoupled_weight_decay, eps_in_sqrt;
 };
 
-struct RmspropScalars {
+struct Scalars {
   double decay, lr, alpha, square_weight, eps, eps_in_sqrt, weight_decay, momentum;
 };
 
-inline void rmsprop_scalars(const double* numbers, double, bool, double* out) {
-  const auto h = named<RmspropHyper>(numbers);
-  const bool apart = h.decoupled_weight_decay != 0;
-  const bool inside = h.eps_in_sqrt != 0;
-  const RmspropScalars scalars = {
-      apart ? 1 - h.lr * h.weight_decay : 1,
-      h.lr,
-      h.alpha,
-      1 - h.alpha,
-      inside ? 0 : h.eps,
-      inside ? h.eps : 0,
-      apart ? 0 : h.weight_decay,
-      h.momentum,
+inline Scalars scalars(const Hyper& h, double, bool) {
+  const Decay decay(h.lr, h.weight_decay, h.decoupled_weight_decay);
+  const bool inside = h.eps_in_sqrt;
+  return {
+      decay.factor,       h.lr,         h.alpha,    1 - h.alpha, inside ? 0 : h.eps,
+      inside ? h.eps : 0, decay.weight, h.momentum,
   };
-  __builtin_memcpy(out, &scalars, sizeof scalars);
 }
 
-constexpr Rule kRmsprop = {
+inline int variant(const Hyper& h) { return (h.momentum > 0) + 2 * (h.centered != 0); }
+
+constexpr Rule kRule = {
     "rmsprop",
     {"lr", "alpha", "eps", "weight_decay", "momentum", "centered", "decoupled_weight_decay",
      "eps_in_sqrt"},
     true,
+    false,
     4,
-    [](const double* numbers) {
-      const auto h = named<RmspropHyper>(numbers);
-      return int(h.momentum > 0) + 2 * int(h.centered != 0);
-    },
+    Numbers<variant>::of,
     {{"square_avg"},
      {"square_avg", "momentum_buffer"},
      {"square_avg", "grad_avg"},
      {"square_avg", "momentum_buffer", "grad_avg"}},
-    rmsprop_scalars,
+    Numbers<scalars>::of,
     {"decay", "lr", "alpha", "square_weight", "eps", "eps_in_sqrt", "weight_decay", "momentum"},
 };
 
 template <bool kMomentum, bool kCentered>
 struct Rmsprop {
-  using Hyper = RmspropHyper;
-  using Scalars = RmspropScalars;
+  using Scalars = rmsprop::Scalars;
   static constexpr int kStates = 1 + kMomentum + kCentered;
   static constexpr bool kPrefetch = true;
 
@@ -105,5 +97,9 @@ struct Rmsprop {
   };
 };
 
+using All =
+    List<Rmsprop<false, false>, Rmsprop<true, false>, Rmsprop<false, true>, Rmsprop<true, true>>;
+
+}  // namespace rmsprop
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA

@@ -1,10 +1,11 @@
 // What the host knows of a rule: its hyperparameters, its states, its scalars.
 //
-// A rule header holds four things: a struct of `Hyper`parameters, doubles in the order of its keys;
-// a struct of `Scalars`, doubles computed from them once per group and step count; the table of its
-// Python names (`Rule`); and per state layout (`variant`) the update of one vector, `Update<V>`,
-// which the driver calls for every element type and tail. isa.cpp alone includes these headers,
-// once per instruction set, and checks that structs and names agree: see simd/vec.h.
+// A rule is a header here, <name>.h, which list_rules.py finds, with a namespace <name> that holds:
+// a struct of `Hyper`parameters, doubles in the order of its keys; a struct of `Scalars`, doubles
+// computed from them once per group and step count; the table of its Python names, `kRule`; and
+// `All`, per state layout (`variant`) the update of one vector, `Update<V>`, which the loop calls
+// for every element type and tail. isa.cpp alone includes these headers, once per instruction set,
+// and checks that structs and names agree: see simd/vec.h.
 #pragma once
 
 namespace fastopt {
@@ -20,21 +21,37 @@ struct Rule {
     int numbers;  // that it holds: 2 for a tuple such as betas
     constexpr Key(const char* key = nullptr, int count = 1) : name(key), numbers(count) {}
   };
+  struct State {
+    const char* name;
+    // What it is before its first step: zeros, the hyperparameter of this name, or nothing yet, for
+    // the first update writes it without reading it (its scalars are told `first`).
+    const char* start;
+    constexpr State(const char* key = nullptr, const char* begins = "zeros")
+        : name(key), start(begins) {}
+  };
   const char* name;
   Key hyper[kMaxHyper + 1];
   bool counts_steps;  // state["step"] exists
+  bool sparse;        // torch's own step takes sparse gradients
   int variants;
   int (*variant)(const double* hyper);  // the state layout that these hyperparameters ask for
-  const char* states[kMaxVariants][kMaxStates + 1];
+  State states[kMaxVariants][kMaxStates + 1];
   // `step` counts from 1; `first` marks a state that has never been written.
   void (*scalars)(const double* hyper, double step, bool first, double* out);
   const char* scalar_names[kMaxScalars + 1];
 };
 
+constexpr const char* kUnwritten = nullptr;  // the start of a state
+
 // How many names a list of them holds.
 constexpr int length(const char* const* names) {
   int count = 0;
   while (names[count]) ++count;
+  return count;
+}
+constexpr int length(const Rule::State* states) {
+  int count = 0;
+  while (states[count].name) ++count;
   return count;
 }
 
@@ -45,12 +62,36 @@ constexpr int hyper_numbers(const Rule& rule) {
   return count;
 }
 
-// A rule's hyperparameters by name.
-template <class Hyper>
-Hyper named(const double* numbers) {
-  Hyper hyper;
-  __builtin_memcpy(&hyper, numbers, sizeof hyper);
-  return hyper;
-}
+// A rule's functions of its hyperparameters by name, as functions of numbers in its order.
+template <auto kOf>
+struct Numbers;
+template <class Scalars, class Hyper, Scalars (*kOf)(const Hyper&, double, bool)>
+struct Numbers<kOf> {
+  static void of(const double* numbers, double step, bool first, double* out) {
+    Hyper hyper;
+    __builtin_memcpy(&hyper, numbers, sizeof hyper);
+    const Scalars scalars = kOf(hyper, step, first);
+    __builtin_memcpy(out, &scalars, sizeof scalars);
+  }
+};
+template <class Hyper, int (*kOf)(const Hyper&)>
+struct Numbers<kOf> {
+  static int of(const double* numbers) {
+    Hyper hyper;
+    __builtin_memcpy(&hyper, numbers, sizeof hyper);
+    return kOf(hyper);
+  }
+};
+
+// Weight decay: what the parameter is multiplied by where it is decoupled, then what is left of it
+// for the gradient.
+struct Decay {
+  double factor, weight;
+  Decay(double lr, double weight_decay, bool decoupled)
+      : factor(decoupled ? 1 - lr * weight_decay : 1), weight(decoupled ? 0 : weight_decay) {}
+};
+
+template <class... Variants>
+struct List {};
 
 }  // namespace fastopt

@@ -39,11 +39,18 @@ inline F64 fma(F64 a, F64 b, F64 c) {
   return F64{__builtin_fma(a[0], b[0], c[0]), __builtin_fma(a[1], b[1], c[1])};
 }
 
+inline F64 to_doubles(H32 x) { return __builtin_convertvector(x, F64); }
+constexpr bool kFusesDoubles = false;
+
 inline U32 zero_extend(U16 x) { return __builtin_convertvector(x, U32); }
-inline U16 upper_halves(U32 x) { return __builtin_convertvector(x >> 16, U16); }
+inline U32 upper_halves(U32 even, U32 odd) { return even >> 16 | (odd & 0xffff0000); }
 
 inline F32 sqrt(F32 x) { return (F32)_mm_sqrt_ps((__m128)x); }
 inline F64 sqrt(F64 x) { return (F64)_mm_sqrt_pd((__m128d)x); }
+
+inline bool any_nan(F32 a, F32 b) {
+  return _mm_movemask_ps(_mm_cmpunord_ps((__m128)a, (__m128)b)) != 0;
+}
 
 // float16 by integer arithmetic. Half subnormals become normal floats by one subtraction, which
 // unlike a multiplication of the shifted bits never meets a float32 subnormal (flush-to-zero).

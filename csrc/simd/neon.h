@@ -15,8 +15,15 @@ inline F64 fma(F64 a, F64 b, F64 c) {
 inline F32 sqrt(F32 x) { return (F32)vsqrtq_f32((float32x4_t)x); }
 inline F64 sqrt(F64 x) { return (F64)vsqrtq_f64((float64x2_t)x); }
 
+inline F64 to_doubles(H32 x) { return __builtin_convertvector(x, F64); }
+constexpr bool kFusesDoubles = true;
+
 inline U32 zero_extend(U16 x) { return __builtin_convertvector(x, U32); }
-inline U16 upper_halves(U32 x) { return __builtin_convertvector(x >> 16, U16); }
+inline U32 upper_halves(U32 even, U32 odd) {
+  return (U32)vtrn2q_u16((uint16x8_t)even, (uint16x8_t)odd);
+}
+
+inline bool any_nan(F32 a, F32 b) { return vminvq_u32((uint32x4_t)((a == a) & (b == b))) == 0; }
 
 inline F32 widen(U16 x, float16) { return (F32)vcvt_f32_f16((float16x4_t)x); }
 inline U16 narrow(F32 x, float16) { return (U16)vcvt_f16_f32((float32x4_t)x); }

@@ -1,7 +1,12 @@
 """The optimizer classes, one file each."""
 
+from ._fused import FusedStep
+from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .lion import Lion
 from .rmsprop import RMSprop
 from .sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "RMSprop"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "RMSprop"]
+
+CLASSES: list[type[FusedStep]] = [globals()[name] for name in __all__]

@@ -18,20 +18,19 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from .. import arguments
 from ..arguments import PASSES, Argument
-from ..backends.triton import Scaler
 from ..composition import measures
-from ..plan import NO_SCALER, Plan
+from ..plan import Plan
 from ..routes import parameters
+from ..stepping import NO_SCALER, Scaler, Stepping
 from ._average import Averages
 from ._record import LeftOut, Record
 
 NO_PLAN = (-1, "there is no plan yet")
 
 
-class FusedStep(Averages):
+class FusedStep(Averages, Stepping):
     """Mixin before one of torch's optimizer classes: its update, done by fastopt's engine."""
 
-    _rule: ClassVar[str]
     _arguments: ClassVar[Mapping[str, Argument]] = PASSES  # those that torch's class lacks
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -204,6 +203,9 @@ class FusedStep(Averages):
         if getattr(step, "hooked", False):
             step = step.__wrapped__
         return step(self, closure)
+
+    def _skips_on(self, device: torch.device) -> torch.Tensor:
+        return self._record.skips_on(device)
 
     def _torch_step_of(self, params: Iterable[torch.Tensor], grad_scale: float | None) -> None:
         """Torch's own step for these parameters only."""

@@ -1,4 +1,4 @@
-"""Adam, then AdamW, in plain NumPy, with the engine's roundings."""
+"""Adam in plain NumPy, with the engine's roundings."""
 
 from __future__ import annotations
 
@@ -79,26 +79,3 @@ def adam(
         else:
             denom = np.sqrt(v) / array(root) + array(eps)
         return a.store(p - array(step_size) * m / denom), new
-
-
-def adamw(
-    p: Array,
-    g: Array,
-    states: dict[str, Array],
-    *,
-    step: int,
-    weight_decay: float = 1e-2,
-    decoupled_weight_decay: bool = True,
-    **options: Any,
-) -> tuple[Array, dict[str, Array]]:
-    """One step of AdamW: :func:`adam` with decoupled weight decay and torch's default for it."""
-    decoupled = decoupled_weight_decay
-    return adam(
-        p,
-        g,
-        states,
-        step=step,
-        weight_decay=weight_decay,
-        decoupled_weight_decay=decoupled,
-        **options,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 from machine import ROOT, WORK, Failed, call, find_compiler
@@ -41,9 +42,10 @@ def lines(command: list[str], compiler: str, isa: str, run: list[str]) -> list[s
     """One instruction set's table compiled with the program, run: a line a case."""
     program = WORK / f"kernels-{isa}-{compiler}"
     program.parent.mkdir(parents=True, exist_ok=True)
+    (WORK / "rules.inc").write_text(call(sys.executable, ROOT / "csrc/list_rules.py"))
     define = [f"-DFASTOPT_ISA={isa}", f'-DFASTOPT_ISA_NAME="{isa}"', "-DFASTOPT_VECTOR_BYTES=16"]
     define.append(f"-DFASTOPT_SIMD_{isa.upper()}")
-    files = [f"{ROOT}/csrc/isa.cpp", f"{HERE}/kernels.cpp", f"-I{ROOT}/csrc"]
+    files = [f"{ROOT}/csrc/isa.cpp", f"{HERE}/kernels.cpp", f"-I{ROOT}/csrc", f"-I{WORK}"]
     quiet = ["-Wno-maybe-uninitialized"] if compiler == "GCC" else []
     flags = ["-std=c++17", "-static", *FLAGS, *STRICT, *quiet]
     call(*command, *flags, *define, *files, "-o", program)

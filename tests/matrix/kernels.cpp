@@ -22,7 +22,7 @@ using namespace fastopt;
 const Kernels table = FASTOPT_ISA::kernels();
 constexpr const char* kNames[kDtypes] = {"float32", "float64", "bfloat16", "float16"};
 constexpr int kMantissaBits[kDtypes] = {23, 52, 7, 10};
-constexpr int kWidest = 16;  // lanes of float32 in the widest vectors there are
+constexpr int kWidest = 32;  // numbers in the widest registers there are, of 16 bits each
 
 // S. Vigna's splitmix64: integers only, so that no compiler's arithmetic is in the data.
 struct Random {
@@ -137,10 +137,10 @@ uint64_t update(Random& random, Kernel kernel, int states, int dtype, bool more,
 void updates() {
   std::vector<int64_t> lengths = {1000};
   for (int64_t n = 0; n <= 3 * kWidest + 1; ++n) lengths.push_back(n);
-  for (int rule = 0; rule < kRules; ++rule) {
+  for (int rule = 0; rule < table.rule_count; ++rule) {
     for (int variant = 0; variant < table.rules[rule].variants; ++variant) {
       int states = 0;
-      while (table.rules[rule].states[variant][states]) ++states;
+      while (table.rules[rule].states[variant][states].name) ++states;
       for (int dtype = 0; dtype < kDtypes; ++dtype) {
         for (int more = 0; more < 2; ++more) {
           const Kernel kernel = table.update[more][rule][variant][dtype];

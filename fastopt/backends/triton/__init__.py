@@ -8,26 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 from functools import cache
-from typing import NamedTuple
-
-from torch import Tensor
-
-
-class Scaler(NamedTuple):
-    """What GradScaler handed over, on whatever device it lives."""
-
-    found_inf: Tensor | None = None
-    grad_scale: Tensor | None = None
-
-    @property
-    def mode(self) -> int:
-        """The kernels' SCALER: 0 nothing, 1 skips on found_inf, 2 unscales too."""
-        return 2 if self.unscales else int(self.found_inf is not None)
-
-    @property
-    def unscales(self) -> bool:
-        """Whether gradients are divided in place."""
-        return self.grad_scale is not None
 
 
 @cache

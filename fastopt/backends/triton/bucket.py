@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _core
-from . import Scaler, calls, freshness, kernel, norm
+from ...stepping import Changed, Scaler
+from . import calls, freshness, kernel, norm
 from .calls import Call, options
 from .passes import Passes, Switches
 from .rules import RULES
-from .slots import Changed, Slot
+from .slots import Slot
 from .tables import Table, constant
 
 

@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from ... import _core
-from . import Scaler, freshness
+from ...stepping import Changed, Scaler
+from . import freshness
 from .bucket import Bucket
+from .measure import Measure
 from .passes import Passes, Switches, measures, switches
 from .rules import RULES
-from .slots import Changed, Memory, Slot, overlap, prepare
+from .slots import Memory, Slot, overlap, prepare
 from .tables import capturing, constant
 
 Group = dict[str, Any]
@@ -76,7 +78,7 @@ class Launch:
         self._left_out: Tensor | None = None  # not 0 where the last step was
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # steps of the host: each, on the device
-        self._names = [tuple(_core.state_names(rule, group)) for group in groups]
+        self._names = [tuple(name for name, _ in _core.states(rule, group)) for group in groups]
         self._switches = [switches(group) for group in groups]
         idle = bytearray(len(first))  # those without a gradient so far
         devices: list[torch.device] = []
@@ -120,9 +122,11 @@ class Launch:
             )
         ]
         table = None
+        self._measure: Measure | None = None
         if self._passes is not None:
-            self._passes.lay_out(self.buckets)
             table = self._passes.numbers_on_host
+            if self._passes.measures:
+                self._measure = Measure(self._passes, self.buckets)
         addresses = np.array(written, np.int64).reshape(-1, 2)
         self._containers = _core.Containers(
             rule, list(groups), optimizer.state, bytes(idle), table, addresses
@@ -204,9 +208,9 @@ class Launch:
         changed = self._containers.check_gradients([b.collector for b in self.buckets])
         if changed is not None:
             raise Changed(*changed)
-        if self._passes is not None:
-            with self._on(self._passes.device):
-                if why := self._passes.collect(scaler):
+        if self._measure is not None:
+            with self._on(self.buckets[0].device):
+                if why := self._measure.collect(scaler):
                     raise Changed(-1, why)
 
     def _seen(self, scaler: Scaler) -> Scaler:
@@ -228,7 +232,9 @@ class Launch:
                     bucket.upload()
             if self._passes is not None:
                 with self._on(self._passes.device):
-                    self._passes.measure(scaler)
+                    self._passes.upload()
+                    if self._measure is not None:
+                        self._measure.launch(scaler)
             for bucket in self.buckets:
                 with self._on(bucket.device):
                     bucket.launch(self._seen(scaler))
@@ -262,6 +268,6 @@ class Launch:
             if bucket.device == device:
                 for table in bucket.tables():
                     table.record_stream(stream)
-        if self._passes is not None:
-            for table in self._passes.tables():
+        for shared in (self._passes, self._measure):
+            for table in () if shared is None else shared.tables():
                 table.record_stream(stream)

@@ -1,23 +1,15 @@
-"""The passes around the update: what a group asks of its kernel, then what all buckets share."""
+"""The passes around the update: what a group asks of its kernel, then what all kernels are told."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from . import Scaler, calls, kernel, norm
-from .calls import Call, options
+from ...stepping import Scaler
 from .tables import Table
-
-if TYPE_CHECKING:
-    from .bucket import Bucket
-
-# Of finish_norm, one program: two sums a thread and row.
-FINISH_WARPS = 16
 
 
 class Switches(NamedTuple):
@@ -50,10 +42,11 @@ def skips_nonfinite(groups: Sequence[dict[str, Any]]) -> bool:
 
 
 class Passes:
-    """What a launch's buckets share: the groups' numbers, and what is measured before the update.
+    """The groups' numbers, and what is measured before the update.
 
     `numbers`: [max_grad_norm or -1, max_grad_value, l1, 1 - ema_decay] a group, filled by the
-    compiled core. Everything is allocated once, and nothing of it is read by a step's host.
+    compiled core; `factors`: what its gradients are clipped by; `skip`: not 0 where the step is to
+    be left out. Everything is allocated once, and nothing of it is read by a step's host.
     """
 
     def __init__(
@@ -64,13 +57,7 @@ class Passes:
         self.skipped = skipped  # int64: steps left out so far
         self.norm = torch.zeros((), dtype=torch.float64, device=device)
         self.factors = torch.ones(len(groups), dtype=torch.float64, device=device)
-        self._groups = len(groups)
-        self._skip = torch.zeros((), device=device)
-        self._sums = torch.empty(0, dtype=torch.float64, device=device)
-        self._nonfinite = torch.empty(0, dtype=torch.int32, device=device)
-        self._blocks = np.empty(0, np.int64)
-        self._present = b""
-        self._compiled = False
+        self.skip = torch.zeros((), device=device)
         self._table = Table(device, {"numbers": (torch.float64, (len(groups), 4))})
 
     @property
@@ -81,72 +68,14 @@ class Passes:
     def numbers(self) -> Tensor:
         return self._table.device["numbers"]
 
-    def lay_out(self, buckets: Sequence[Bucket]) -> None:
-        """Make room for the block sums of these buckets."""
-        self._buckets = buckets
-        if not self.measures:
-            return
-        slots = [slot for bucket in buckets for slot in bucket.slots]
-        blocks = np.concatenate([[0], *(bucket.norm_blocks for bucket in buckets)])[1:]
-        self._blocks = blocks.astype(np.int64)
-        self._order = np.argsort([slot.index for slot in slots], kind="stable")
-        total = int(self._blocks.sum())
-        self._sums = torch.zeros(total, dtype=torch.float64, device=self.device)
-        self._nonfinite = torch.zeros(total, dtype=torch.int32, device=self.device)
-        self._count = 0
-        self._first = Table(self.device, {"first": (torch.int64, (len(slots),))})
-
     def tables(self) -> list[Tensor]:
         """Everything on the device that a launch reads."""
-        own = [self.norm, self.factors, self._skip, self._sums, self._nonfinite]
-        own += [self._table.storage, self.skipped]
-        return [*own, self._first.storage] if self.measures else own
+        return [self.norm, self.factors, self.skip, self._table.storage, self.skipped]
 
     def scaler(self, scaler: Scaler) -> Scaler:
         """What the update takes for GradScaler."""
-        return scaler._replace(found_inf=self._skip) if self.skips_nonfinite else scaler
+        return scaler._replace(found_inf=self.skip) if self.skips_nonfinite else scaler
 
-    def collect(self, scaler: Scaler) -> str | None:
-        """Give every gradient collected its place in the sums; why kernels do not compile."""
-        if not self.measures:
-            return None
-        # Parameters without a gradient have no place.
-        present = np.concatenate([[0], *(bucket.addresses for bucket in self._buckets)])[1:] != 0
-        if present.tobytes() != self._present:
-            self._present = present.tobytes()
-            blocks = np.where(present, self._blocks, 0)[self._order]
-            ends = np.cumsum(blocks)
-            self._first.host["first"][self._order] = ends - blocks
-            self._count = int(blocks.sum())
-        if self._compiled or kernel.INTERPRETED.value:
-            return None
-        why = calls.compile_all(self._calls(scaler), "the norm")
-        self._compiled = why is None
-        return why
-
-    def measure(self, scaler: Scaler) -> None:
-        """Upload the groups' numbers and launch what measures, in the current stream's order."""
+    def upload(self) -> None:
+        """Send the groups' numbers in the order of the current stream."""
         self._table.upload()
-        if self.measures:
-            for bucket in self._buckets:
-                bucket.stage_gradients()
-            self._first.upload()
-            calls.run(self._calls(scaler))
-
-    def _calls(self, scaler: Scaler) -> list[Call]:
-        """The kernels that measure."""
-        found, begin = [], 0
-        for bucket in self._buckets:
-            end = begin + len(bucket.slots)
-            first = self._first.device["first"][begin:end]
-            found.append(bucket.square_sums(first, self._sums, self._nonfinite))
-            begin = end
-        found_inf, grad_scale = (
-            self._skip if t is None else t.to(self.device, torch.float32, non_blocking=True)
-            for t in scaler
-        )
-        arguments = [self._sums, self._nonfinite, self._count, self.numbers, self.factors]
-        arguments += [self._groups, self.norm, self._skip, self.skipped, found_inf, grad_scale]
-        constants = {"SCALER": scaler.mode, "SKIPS_NONFINITE": self.skips_nonfinite}
-        constants |= options("", FINISH_WARPS)
-        return [*found, Call(norm.finish_norm, 1, arguments, constants)]

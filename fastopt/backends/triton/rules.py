@@ -117,6 +117,22 @@ def rmsprop(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def adagrad(p, g, states, scalars, VARIANT: tl.constexpr):
+    lr, weight_decay, eps = scalars
+    g = decayed(g, p, weight_decay)
+    square_sum = tl.fma(g, g, states[0])
+    return p - divide(lr * g, root(square_sum) + eps), (square_sum,)
+
+
+@triton.jit
+def lion(p, g, states, scalars, VARIANT: tl.constexpr):
+    decay, lr, beta1, update_weight, beta2, grad_weight = scalars
+    update = tl.fma(update_weight, g, beta1 * states[0])
+    p = p * decay - tl.where(update > 0, lr, tl.where(update < 0, -lr, 0.0))
+    return p, (tl.fma(grad_weight, g, beta2 * states[0]),)
+
+
+@triton.jit
 def power(base, count):
     # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
     # stays under 1e-13, which float32 scalars round away but for about one in a million.
@@ -164,6 +180,18 @@ def rmsprop_scalars(hyper, step, first):
     return decay, lr, alpha, 1 - alpha, eps, inside, weight_decay, momentum
 
 
+@triton.jit
+def adagrad_scalars(hyper, step, first):
+    lr, lr_decay, weight_decay, _initial, eps = hyper
+    return lr / (1 + (step - 1) * lr_decay), weight_decay, eps
+
+
+@triton.jit
+def lion_scalars(hyper, step, first):
+    lr, beta1, beta2, weight_decay = hyper
+    return 1 - lr * weight_decay, lr, beta1, 1 - beta1, beta2, 1 - beta2
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -172,7 +200,9 @@ class Rule(NamedTuple):
 
 
 RULES = {
+    "adagrad": Rule(adagrad, adagrad_scalars),
     "sgd": Rule(sgd, sgd_scalars),
     "adam": Rule(adam, adam_scalars),
+    "lion": Rule(lion, lion_scalars),
     "rmsprop": Rule(rmsprop, rmsprop_scalars),
 }

@@ -17,16 +17,9 @@ import torch
 from torch import Tensor
 
 from ... import _core
+from ...stepping import Changed
 
 PLAIN_TYPES = (Tensor, torch.nn.Parameter)
-
-
-class Changed(Exception):
-    """The parameter `index` (-1: none in particular) is not as planned; nothing was written."""
-
-    def __init__(self, index: int, reason: str) -> None:
-        super().__init__(reason)
-        self.index = index
 
 
 class Memory(NamedTuple):

@@ -1,0 +1,117 @@
+"""Lion: its for-loop in torch's operations, as torch has no such class, then fastopt's step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import (
+    ParamsT,
+    _device_dtype_check_for_fused,
+    _use_grad_for_differentiable,
+)
+
+from ._fused import FusedStep
+
+
+class ForLoop(torch.optim.Optimizer):
+    """The path of what the engine does not take: see :class:`Lion`."""
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        if not lr >= 0:
+            raise ValueError(f"Invalid learning rate: {lr}")
+        for index, beta in enumerate(betas):
+            if not 0 <= beta < 1:
+                raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+        if not weight_decay >= 0:
+            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
+        if fused and differentiable:
+            raise RuntimeError("`fused` does not support `differentiable`")
+        if fused and foreach:
+            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "foreach": foreach}
+        defaults |= {"maximize": maximize, "differentiable": differentiable, "fused": fused}
+        super().__init__(params, defaults)
+
+    @_use_grad_for_differentiable
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(group, p, p.grad)
+        return loss
+
+    def _update(self, group: dict[str, Any], p: Tensor, g: Tensor) -> None:
+        if g.is_sparse:
+            raise RuntimeError("Lion does not support sparse gradients")
+        if group["fused"]:
+            _device_dtype_check_for_fused(p)
+        lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
+        (beta1, beta2), state = group["betas"], self.state[p]
+        if "exp_avg" not in state:
+            state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        m = state["exp_avg"]
+        if p.is_complex():
+            p, g, m = (torch.view_as_real(t) for t in (p, g, m))
+        if group["maximize"]:
+            g = -g
+        p.mul_(1 - lr * group["weight_decay"])
+        p.add_(m.mul(beta1).add_(g, alpha=1 - beta1).sign_(), alpha=-lr)
+        m.mul_(beta2).add_(g, alpha=1 - beta2)
+
+
+class Lion(FusedStep, ForLoop):
+    r"""Lion: the sign of an interpolated momentum, with decoupled weight decay.
+
+    With gradient g (negated if `maximize`), parameter p, momentum m::
+
+        p = p * (1 - lr * weight_decay)
+        p = p - lr * sign(beta1 * m + (1 - beta1) * g)
+        m = beta2 * m + (1 - beta2) * g
+
+    Every number moves by lr: the paper advises a learning rate 3 to 10 times smaller than AdamW's,
+    and a weight decay as many times larger.
+
+    Args:
+        params: parameters, named parameters, or dicts defining param groups; any shape and layout,
+            float32, float64, bfloat16, float16, complex64 or complex128 (real and imaginary parts
+            by themselves).
+        lr (float or Tensor): learning rate (default: 1e-4).
+        betas (tuple of float): weights of the momentum in the update and in itself
+            (default: (0.9, 0.99)).
+        weight_decay (float): decoupled weight decay coefficient (default: 0).
+        maximize (bool): ascend instead of descending (default: False).
+        foreach, fused (bool, optional): as for torch's optimizers; the step is always fused.
+        differentiable (bool): let autograd through the step; takes a for-loop of torch's operations
+            (default: False).
+        max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats: the
+            passes around the update, see :class:`Adam`.
+
+    State per parameter: `exp_avg`, like the parameter.
+
+    Raises:
+        ValueError: a hyperparameter is out of range.
+
+    Source: X. Chen et al., "Symbolic discovery of optimization algorithms" (2023), algorithm 2.
+    """
+
+    _rule = "lion"
