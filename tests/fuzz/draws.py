@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fastopt
 
-CLASSES = {name: getattr(fastopt, name) for name in ("SGD", "Adam", "AdamW", "RMSprop")}
+CLASSES = {name: getattr(fastopt, name) for name in fastopt.optim.__all__}
 SHAPES = [(), (0,), (1,), (7,), (64,), (70,), (3, 5), (4, 17), (2, 3, 2, 2), (0, 3), (33, 2)]
 LARGE = (40_961,)  # enough for two of the engine's threads
 LAYOUTS = ("contiguous", "transposed", "sliced", "offset", "channels_last")
@@ -23,6 +23,8 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "lr": st.sampled_from([0.0, 1e-3, 0.1]) | st.floats(0, 1),
     "betas": st.tuples(fractions, fractions),
     "alpha": fractions,
+    "lr_decay": st.just(0.0) | st.floats(0, 1),
+    "initial_accumulator_value": st.just(0.0) | st.floats(0.01, 1),
     "eps": st.sampled_from([1e-8, 1e-3, 1.0]),
     "weight_decay": st.sampled_from([0.0, 0.01]) | st.floats(0, 2),
     "momentum": st.just(0.0) | fractions,

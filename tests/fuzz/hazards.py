@@ -19,9 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from memory import Snapshot, parameters, plain
 from torch import Tensor
 from trial import Trial, Wrong, check_unchanged
-from twin import states_read
 
 import fastopt
+from fastopt import _core
 
 HOME = str(Path(fastopt.__file__).parent)
 which = st.integers(0, 8)
@@ -165,8 +165,9 @@ class Hazards(RuleBasedStateMachine):
         p = self.param(i)
         state = self.optimizer.state.get(p, {})
         group = next(g for g in self.optimizer.param_groups if any(q is p for q in g["params"]))
-        names = states_read(self.kind, group) + ["step"] * (self.kind != "SGD")
-        names += ["momentum_buffer"] * (self.kind == "SGD" and group["momentum"] != 0)
+        update = self.optimizer._rule
+        names = [name for name, _ in _core.states(update, group)]
+        names += ["step"] * _core.counts_steps(update)
         names += ["ema"] * (group["ema_decay"] is not None)
         name = names[k % len(names)] if names else ""
         good = state.get(name)

@@ -155,7 +155,7 @@ class Programs(Hazards):
         groups = [{"params": group["params"]} for group in self.optimizer.param_groups]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a parameter listed twice
-            theirs = getattr(torch.optim, self.kind)(groups, lr=0.1)
+            theirs = type(self.optimizer).__bases__[1](groups, lr=0.1)
         theirs.load_state_dict(self.optimizer.state_dict())
         self.optimizer.load_state_dict(theirs.state_dict())
         if found := reference.differences(self.optimizer):

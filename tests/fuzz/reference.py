@@ -13,11 +13,8 @@ from memory import Copy, bits, named_tensors, parameters, plain, whole
 from support import storage_name, to_numpy
 from torch import Tensor
 
-from fastopt import rules
+from fastopt import _core, rules
 from fastopt.rules import passes
-
-RULES = {"SGD": rules.sgd, "Adam": rules.adam, "AdamW": rules.adam, "RMSprop": rules.rmsprop}
-NAMES = {rule: set(inspect.signature(rule).parameters) for rule in RULES.values()}
 
 
 def number(x: Any) -> float:
@@ -33,7 +30,9 @@ class Reference:
     """The memory of `optimizer` as it is now; `step` makes of it what it should be afterwards."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.rule = RULES[type(optimizer).__name__]
+        self.name = optimizer._rule
+        self.rule = getattr(rules, self.name)
+        self.hyper = set(inspect.signature(self.rule).parameters)
         self.copy = Copy()
         for _, t in named_tensors(optimizer):
             self.copy(t)
@@ -104,12 +103,12 @@ class Reference:
             l1=group["l1"],
         )
         step = state.get("step", torch.zeros(()))
-        if self.rule is not rules.sgd:
+        if _core.counts_steps(self.name):
             state["step"] = step.add_(1) if "step" in state else step.add(1)
-        hyper = {k: v for k, v in group.items() if k in NAMES[self.rule]} | {"maximize": False}
-        # What a first step creates, SGD reads in none of its group's turns.
-        known = had if self.rule is rules.sgd else set(state)
-        states = {k: to_numpy(state[k]) for k in known & set(state) - {"step", "ema"}}
+        hyper = {k: v for k, v in group.items() if k in self.hyper} | {"maximize": False}
+        # What the first step begins without reading it, it reads in none of its group's turns.
+        unread = {k for k, start in _core.states(self.name, group) if start is None} - had
+        states = {k: to_numpy(state[k]) for k in set(state) - unread - {"step", "ema"}}
         after, new = self.rule(
             to_numpy(weights),
             g,

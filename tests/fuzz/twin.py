@@ -13,6 +13,7 @@ from reference import number
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from fastopt import _core
 from fastopt.arguments import PASSES
 
 UNITS = (
@@ -25,14 +26,8 @@ def real(t: Tensor) -> Tensor:
     return torch.view_as_real(t) if t.is_complex() else t
 
 
-def states_read(kind: str, group: dict[str, Any]) -> list[str]:
-    """The states that torch's update reads, but for "step" and SGD's."""
-    if kind == "SGD":
-        return []
-    if kind == "RMSprop":
-        wanted = {"momentum_buffer": group["momentum"] > 0, "grad_avg": group["centered"]}
-        return ["square_avg", *(name for name, wants in wanted.items() if wants)]
-    return ["exp_avg", "exp_avg_sq"] + ["max_exp_avg_sq"] * bool(group["amsgrad"])
+def rounded(x: float, dtype: torch.dtype) -> float:
+    return torch.tensor(x, dtype=dtype.to_real()).item()
 
 
 class Twin:
@@ -48,9 +43,10 @@ class Twin:
         loop: bool = True,
         fill: Sequence[Tensor] = (),
     ) -> None:
-        kind = type(optimizer).__name__
+        rule = optimizer._rule
         self.copy, self.apart, self.skipped = copy, apart(optimizer), False
-        self.torch = getattr(torch.optim, kind)([torch.zeros(1)], lr=0.1)
+        self.torch = type(optimizer).__bases__[1]([torch.zeros(1)], lr=0.1)
+        self.torch.state.clear()
         self.own = [dict(group) for group in optimizer.param_groups]
         self.torch.param_groups = [self.group(group, loop) for group in optimizer.param_groups]
         self.pairs = [(g, p) for g in self.own for p in g["params"] if p.grad is not None]
@@ -67,10 +63,11 @@ class Twin:
             if not any(p is filled for filled in fill):
                 continue
             state = self.torch.state[copy(p)]
-            for name in states_read(kind, group):
-                if state.get(name) is None:
+            for name, start in _core.states(rule, group):
+                if state.get(name) is None and start is not None:
                     state[name] = torch.zeros_like(copy(p), requires_grad=False)
-            if kind != "SGD":
+                    real(state[name]).fill_(rounded(start, p.dtype))
+            if _core.counts_steps(rule):
                 state.setdefault("step", torch.zeros(()))
 
     def group(self, group: dict[str, Any], loop: bool) -> dict[str, Any]:
@@ -92,7 +89,7 @@ class Twin:
 
     def decouples(self, group: dict[str, Any]) -> bool:
         known = "decoupled_weight_decay" in self.torch.defaults
-        return not known and group["decoupled_weight_decay"]
+        return not known and bool(group.get("decoupled_weight_decay"))
 
     @property
     def knows(self) -> bool:
@@ -206,6 +203,8 @@ class Loop:
         limits, exact = torch.finfo(p.dtype), real(exact)
         sizes = [x for x in self.before[p] if x.shape == got.shape] + [self.grads[p]]
         size = torch.stack(sizes).amax(0)
+        if p.is_complex():  # torch multiplies complex numbers by scalars: both parts by both
+            size = size.amax(-1, keepdim=True).expand_as(size)
         spread = torch.stack([(real(s) - exact).abs() for s in shaken]).amax(0)
         tolerance = (
             UNITS * (spread + limits.smallest_normal * limits.eps) + 4 * limits.eps * exact.abs()
