@@ -202,7 +202,7 @@ def with_gradient(name: str) -> tuple[str, torch.nn.Parameter]:
 @pytest.mark.usefixtures("absent_gpu")
 def test_a_launch_compiles_before_it_writes(cls: Any) -> None:
     """All kernels, through the call that a machine with a GPU makes."""
-    for scaler in (stepping.Scaler(), triton.Scaler(torch.zeros(()), torch.ones(()))):
+    for scaler in (stepping.Scaler(), stepping.Scaler(torch.zeros(()), torch.ones(()))):
         for own in ({}, ALL):
             check_a_launch(cls([with_gradient("weight")], **own), scaler)
 
