@@ -125,16 +125,18 @@ class Twin:
         if not finite and any(group["skip_nonfinite"] for group in self.own):
             return True
         for (group, p), twin in zip(self.pairs, twins, strict=True):
+            # Shaken too: where one number makes nearly all of the norm, shaking that moves the
+            # number as clipped by nothing; and limit and penalty are rounded.
+            off = self.copy.sign(CLIPS) * torch.finfo(p.dtype).eps
             if group["max_grad_norm"] is not None:
-                # Shaken too: where one number makes nearly all of the norm, shaking that moves
-                # the number as clipped by nothing.
-                off = self.copy.sign(CLIPS) * torch.finfo(p.dtype).eps
                 clip_grads_with_norm_([twin], group["max_grad_norm"], norm * (1 + off))
             g = real(twin.grad)
             if group["max_grad_value"] is not None:
-                g.clamp_(-group["max_grad_value"], group["max_grad_value"])
+                limit = group["max_grad_value"] * (1 + off)
+                g.clamp_(-limit, limit)
             sign = real(twin.detach()).sign()
-            g.add_(sign, alpha=-group["l1"] if group["maximize"] else group["l1"])
+            l1 = group["l1"] * (1 - off)
+            g.add_(sign, alpha=-l1 if group["maximize"] else l1)
             if self.decouples(group):
                 twin.mul_(1 - number(group["lr"]) * group["weight_decay"])
         for group, theirs in zip(self.own, self.torch.param_groups, strict=True):
