@@ -99,7 +99,7 @@ class Composition:
             g = torch.view_as_complex(clamped) if g.is_complex() else clamped
         if group["l1"]:
             sign = real(p.detach()).sign() * (-group["l1"] if group["maximize"] else group["l1"])
-            g = g + (torch.view_as_complex(sign) if g.is_complex() else sign)
+            g = g + (torch.view_as_complex(sign) if g.is_complex() else sign).to(g.dtype)
         return g
 
     def finish(
@@ -113,8 +113,8 @@ class Composition:
         if group["ema_decay"] is not None:
             state = self.optimizer.state[p]
             if "ema" in state:
-                state["ema"] = state["ema"].resolve_conj()
-                real(state["ema"]).lerp_(real(p.detach()), 1 - group["ema_decay"])
+                ema = state["ema"] = state["ema"].resolve_conj()
+                real(ema).lerp_(real(p.detach().to(ema.dtype)), 1 - group["ema_decay"])
             else:
                 state["ema"] = p.detach().clone()
         if before is not None:

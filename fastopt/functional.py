@@ -38,14 +38,15 @@ class Form:
         )
         self.__signature__ = inspect.signature(theirs)
         arguments = self.__signature__.parameters
-        self._names = [*arguments]
+        self._names, self._known = [*arguments], set(arguments)
+        self._places = sum(a.kind is not a.KEYWORD_ONLY for a in arguments.values())
         self._defaults = {n: a.default for n, a in arguments.items() if a.default is not a.empty}
         self._refused = [name for name in REFUSED if name in arguments]
         self._rule, self._counts = cls._rule, _core.counts_steps(cls._rule)
         # What torch's form has no argument for is what the class has it be; and where a param group
         # has betas, torch's forms have beta1 and beta2.
         group, numbers = cls([torch.empty(0)]).param_groups[0], _core.hyper(self._rule)
-        self._hyper = {key: group[key] for key in numbers}
+        self._hyper = {key: group[key] for key in numbers if key not in arguments}
         self._several = {
             key: [f"{key.removesuffix('s')}{i + 1}" for i in range(count)]
             for key, count in numbers.items()
@@ -53,8 +54,13 @@ class Form:
         }
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        given = {**self._defaults, **dict(zip(self._names, args, strict=False)), **kwargs}
-        if len(given) != len(self._names) or len(args) > len(self._names):
+        by_place = dict(zip(self._names, args, strict=False))
+        given = {**self._defaults, **by_place, **kwargs}
+        if (
+            given.keys() != self._known
+            or len(args) > self._places
+            or not kwargs.keys().isdisjoint(by_place)
+        ):
             self.__signature__.bind(*args, **kwargs)  # raises the TypeError that says what is wrong
         for option in self._refused:
             if given[option]:

@@ -151,6 +151,30 @@ def test_scale_and_found_inf(optimizer: Optimizer) -> None:
         assert_same_bits(g, h, "gradient")
 
 
+def test_arguments_that_torchs_form_does_not_take(optimizer: Optimizer) -> None:
+    """A misspelt or doubled argument is an error, never a default; nothing is written."""
+    lists = Lists(Case(optimizer, "default"), torch.float32)
+    before = [p.clone() for p in lists.params]
+    form, grads = optimizer.ours_functional, gradients(torch.float32, 1)
+    options = split({}, form, optimizer.ours)
+    states = [lists.states[name] for name in optimizer.functional_states]
+    if "state_steps" in inspect.signature(form).parameters:
+        states.append(lists.steps)
+    misspelt = {**options, "lrr": options["lr"]}
+    del misspelt["lr"]
+    for wrong, message in [
+        (misspelt, "'lr'"),
+        ({**options, "lrr": 0.1}, "'lrr'"),
+        ({**options, "params": lists.params}, "multiple values"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            form(lists.params, grads, *states, **wrong)
+    with pytest.raises(TypeError, match="too many positional"):
+        form(lists.params, grads, *states, *[None] * 30)
+    for p, q in zip(lists.params, before, strict=True):
+        assert_same_bits(p, q)
+
+
 def test_first_buffers_of_sgd() -> None:
     """A None is replaced by the first buffer, a tensor is used; a skipped step replaces nothing."""
     options = {"weight_decay": 0.0, "momentum": 0.9, "lr": 0.1, "dampening": 0.0}

@@ -199,3 +199,40 @@ def test_real_and_complex_do_not_mix(optimizer: Optimizer) -> None:
     made.state[p][name] = torch.ones(3)
     with pytest.raises(RuntimeError, match="both must be real, or both complex"):
         made.step()
+
+
+@pytest.mark.parametrize("average", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+def test_swapping_averages_of_another_type(optimizer: Optimizer, average: torch.dtype) -> None:
+    """Weights and averages come back bit for bit, whichever of both is the narrower."""
+    p = torch.nn.Parameter(values((33,), torch.float32, seed=0))
+    made = optimizer.ours([p], ema_decay=0.9)
+    run(made, 2)
+    made.state[p]["ema"] = made.state[p]["ema"].to(average)
+    run(made, 1)
+    weights, ema = p.detach().clone(), made.state[p]["ema"].clone()
+    with made.swap_ema():
+        assert_same_bits(p, ema.float())
+    assert_same_bits(p, weights)
+    assert_same_bits(made.state[p]["ema"], ema)
+
+
+def test_an_average_on_torchs_path(optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTOPT_BACKEND", "torch")
+    p = torch.nn.Parameter(values((33,), torch.float32, seed=0))
+    made = optimizer.ours([p], l1=0.1, max_grad_norm=1.0, ema_decay=0.9)
+    run(made, 1)
+    ema = made.state[p]["ema"] = made.state[p]["ema"].double()
+    before = ema.clone()
+    run(made, 1)
+    torch.testing.assert_close(ema, before.lerp(p.detach().double(), 0.1))
+
+
+def test_a_penalty_on_torchs_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient that torch's update is given stays of its own type, as torch demands."""
+    monkeypatch.setenv("FASTOPT_BACKEND", "torch")
+    p, q = (parameter((33,), TYPES[3], seed=0) for _ in range(2))
+    p.grad = values((33,), torch.bfloat16, seed=1)
+    q.grad = p.grad + (0.1 * q.detach().sign()).bfloat16()
+    fastopt.SGD([p], lr=0.1, l1=0.1).step()
+    torch.optim.SGD([q], lr=0.1).step()
+    assert_same_bits(p, q)

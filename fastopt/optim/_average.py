@@ -56,19 +56,21 @@ class Averages(torch.optim.Optimizer):
         record = self._record
         if record.swapped:
             raise RuntimeError("swap_ema() inside swap_ema(): the averages are swapped in already")
-        begun: list[tuple[Tensor, Tensor, int]] = []
+        begun: list[tuple[Tensor, Tensor, int, list[Tensor] | None]] = []
         try:
             record.swapped = True
             for p, ema in pairs:
-                begun.append((p, ema, 0 if ema.is_inference() else ema._version))
-                _swap(p, ema)
+                # The narrower of two dtypes does not hold what the other one has to give back.
+                kept = None if p.dtype == ema.dtype else [p.detach().clone(), ema.clone()]
+                begun.append((p, ema, 0 if ema.is_inference() else ema._version, kept))
+                _put(p, ema)
             yield
         finally:
             # Backwards: parameters that share memory take back what they gave. Where an interrupt
             # came before the last of these swaps was made, its version tells.
-            for p, ema, version in reversed(begun):
+            for p, ema, version, kept in reversed(begun):
                 if ema.is_inference() or ema._version != version:
-                    _swap(p, ema)
+                    _put(p, ema, kept)
             record.swapped = False
 
     def _refuse_inside_swap(self, what: str) -> None:
@@ -80,6 +82,8 @@ class Averages(torch.optim.Optimizer):
 
 
 @torch.no_grad()
-def _swap(a: Tensor, b: Tensor) -> None:
-    """In one call, so that no interrupt comes between its halves."""
-    torch._foreach_copy_([a, b], [b.clone(), a.clone()])
+def _put(a: Tensor, b: Tensor, values: list[Tensor] | None = None) -> None:
+    """These values into both, by default each other's; in one call, so that no interrupt comes
+    between its halves.
+    """
+    torch._foreach_copy_([a, b], values or [b.clone(), a.clone()])

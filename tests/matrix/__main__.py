@@ -45,7 +45,7 @@ from table import markdown, show, version_key
 # benchmarks, the demo and Triton are left to `make test`.
 CORE = (
     *("amp", "changes", "conversions", "division", "dropin", "errors", "free_threaded"),
-    *("functional", "import", "layouts", "lengths", "lifetime", "passes", "reference"),
+    *("functional", "import", "layouts", "lengths", "lifetime", "mixed", "passes", "reference"),
     *("routes", "torch"),
 )
 TOOLS = ("numpy", "pytest", "hypothesis", "expecttest")
