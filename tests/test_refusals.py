@@ -201,17 +201,17 @@ def test_swapping_interrupted(
     run(made, 2)
     tensors = [*params_of(made), *made.ema_parameters()]
     before = [t.detach().clone() for t in tensors]
-    swap, count = _average._swap, [0]
+    put, count = _average._put, [0]
 
-    def interrupted(*pair: Any) -> None:
-        for act in (lambda: None, lambda: swap(*pair)):
+    def interrupted(*given: Any) -> None:
+        for act in (lambda: None, lambda: put(*given)):
             act()
             count[0] += 1
             if count[0] == at + 1:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(_average, "_swap", interrupted)
+        patched.setattr(_average, "_put", interrupted)
         with pytest.raises(KeyboardInterrupt), made.swap_ema():
             raise AssertionError("swapped in all the same")
     for t, kept in zip(tensors, before, strict=True):
