@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
+#include "batch.h"
 #include "dispatch.h"
-#include "engine.h"
 #include "hyper.h"
 #include "parallel.h"
 #include "plan.h"
@@ -18,13 +18,14 @@ void update(const std::string& rule_name, const py::list& params, const py::list
             const std::vector<py::list>& states, const py::list& steps, const std::string& first,
             const py::dict& group, bool maximize, std::optional<double> grad_scale, int threads) {
   const int rule = find_rule(rule_name);
-  const Hyper h = read_hyper(rule, group.ptr());
-  Passes passes;
-  passes.maximize = maximize;
-  passes.unscale = grad_scale.has_value();
-  passes.grad_scale = grad_scale.value_or(1);
-
-  const size_t expected = length(kernels().rules[rule].states[h.variant]);
+  Group of;
+  of.rule = rule;
+  of.hyper = read_hyper(rule, group.ptr(), true);
+  of.passes.maximize = maximize;
+  of.passes.unscale = grad_scale.has_value();
+  of.passes.grad_scale = grad_scale.value_or(1);
+  const size_t expected = length(kernels().rules[rule].states[of.hyper.variant]);
+  of.streams = 2 + int(expected);
   bool even = grads.size() == params.size() && states.size() == expected &&
               steps.size() == (kernels().rules[rule].counts_steps ? params.size() : 0);
   for (const py::list& state : states) even &= state.size() == params.size();
@@ -36,17 +37,27 @@ void update(const std::string& rule_name, const py::list& params, const py::list
 
   Batch batch;
   batch.clear();
-  batch.set_group(rule, h.variant, h.values, passes);
+  batch.set_group(of);
+  Members members;
+  Member member;
+  member.group = 0;
+  member.of = &of;
+  member.begins = false;
   int i = 0;
   try {
     for (; size_t(i) < params.size(); ++i) {
-      PyObject* of_param[kMaxStates] = {};
-      for (size_t k = 0; k < expected; ++k) of_param[k] = PyList_GET_ITEM(states[k].ptr(), i);
-      PyObject* step = steps.empty() ? nullptr : PyList_GET_ITEM(steps.ptr(), i);
-      batch.add(i, PyList_GET_ITEM(params.ptr(), i), PyList_GET_ITEM(grads.ptr(), i), of_param,
-                step, size_t(i) < first.size() && first[size_t(i)]);
+      member.index = i;
+      member.tensors[0] = PyList_GET_ITEM(params.ptr(), i);
+      member.tensors[1] = PyList_GET_ITEM(grads.ptr(), i);
+      for (size_t k = 0; k < expected; ++k) {
+        member.tensors[2 + k] = PyList_GET_ITEM(states[k].ptr(), i);
+      }
+      member.step = steps.empty() ? nullptr : PyList_GET_ITEM(steps.ptr(), i);
+      member.first = size_t(i) < first.size() && first[size_t(i)];
+      members.read(member);
+      batch.add(member);
     }
-    batch.settle(&i);
+    members.settle(&i);
   } catch (const Refused& refused) {
     throw Refused("params[" + std::to_string(i) + "]: " + refused.what());
   }
@@ -54,14 +65,14 @@ void update(const std::string& rule_name, const py::list& params, const py::list
   increment_versions(params);
   if (grad_scale) increment_versions(grads);
   py::gil_scoped_release unlocked;
-  batch.run(threads);
+  batch.run(threads, members.share_memory());
 }
 
 std::vector<std::pair<std::string, std::optional<double>>> states(const std::string& rule_name,
                                                                   const py::dict& group) {
   const int index = find_rule(rule_name);
   const Rule& rule = kernels().rules[index];
-  const Hyper hyper = read_hyper_without_waiting(index, group.ptr());
+  const Hyper hyper = read_hyper(index, group.ptr(), false);
   std::vector<std::pair<std::string, std::optional<double>>> list;
   for (const Rule::State* state = rule.states[hyper.variant]; state->name; ++state) {
     auto& [name, start] = list.emplace_back(state->name, std::nullopt);
@@ -77,7 +88,7 @@ std::vector<std::pair<std::string, std::optional<double>>> states(const std::str
 
 std::pair<std::vector<double>, std::vector<int64_t>> hyperparameters(const std::string& rule,
                                                                      const py::dict& group) {
-  const Hyper hyper = read_hyper_without_waiting(find_rule(rule), group.ptr());
+  const Hyper hyper = read_hyper(find_rule(rule), group.ptr(), false);
   return {{hyper.values, hyper.values + hyper.count}, {hyper.at, hyper.at + hyper.count}};
 }
 
@@ -85,7 +96,7 @@ py::dict scalars(const std::string& rule_name, const py::dict& group, double ste
   const int index = find_rule(rule_name);
   const Rule& rule = kernels().rules[index];
   double values[kMaxScalars];
-  rule.scalars(read_hyper(index, group.ptr()).values, step, first, values);
+  rule.scalars(read_hyper(index, group.ptr(), true).values, step, first, values);
   py::dict by_name;
   for (int i = 0; rule.scalar_names[i]; ++i) by_name[rule.scalar_names[i]] = values[i];
   return by_name;
@@ -128,7 +139,7 @@ int64_t read_tensors(const py::list& tensors) {
 int64_t read_grads(const py::list& params) {
   int64_t grads = 0;
   for (const py::handle param : params) {
-    if (!is_plain_tensor(param.ptr())) throw Refused("read_grads() takes plain tensors");
+    if (!memory_of(param.ptr())) throw Refused("read_grads() takes plain tensors");
     grads += !py::reinterpret_steal<py::object>(grad_of(param.ptr())).is_none();
   }
   return grads;

@@ -113,15 +113,9 @@ py::object params_of(PyObject* group) {
   return params;
 }
 
-Hyper read_hyper(int rule, PyObject* group) {
-  return read_with(rule, group, [](Hyper& hyper, PyObject*, PyObject* value) {
-    hyper.values[hyper.count] = number(value);
-  });
-}
-
-Hyper read_hyper_without_waiting(int rule, PyObject* group, const Device* device) {
+Hyper read_hyper(int rule, PyObject* group, bool waits) {
   return read_with(rule, group, [&](Hyper& hyper, PyObject* key, PyObject* value) {
-    if (PyFloat_CheckExact(value) || !is_on_device(value)) {
+    if (waits || PyFloat_CheckExact(value) || !is_on_device(value)) {
       hyper.values[hyper.count] = number(value);
       return;
     }
@@ -132,11 +126,12 @@ Hyper read_hyper_without_waiting(int rule, PyObject* group, const Device* device
       throw Refused(name + "has shape " + describe_shape(view) + " and dtype " + dtype_name(view) +
                     "; on a device it must be one float32 or float64 number");
     }
-    if (device && !(view.device == *device)) {
-      throw Refused(name +
-                    "is a tensor on another device than the parameter; move it there, or "
-                    "give the parameters of each device a group of their own");
+    if (hyper.on_device && !(view.device == hyper.device)) {
+      throw Refused(name + "is on " + describe(view.device) + ", another number of the group on " +
+                    describe(hyper.device) + "; move one of them there");
     }
+    hyper.device = view.device;
+    hyper.on_device = key;
     hyper.values[hyper.count] = 0.5;
     hyper.at[hyper.count] = reinterpret_cast<int64_t>(view.data) | (view.dtype == Dtype::float64);
   });
@@ -184,6 +179,21 @@ Passes read_passes(PyObject* borrowed, std::optional<double> grad_scale) {
   passes.track_stats = is_true(get(group, track_stats));
   passes.skip_nonfinite = is_true(get(group, skip_nonfinite));
   return passes;
+}
+
+Group read_group(int rule, PyObject* borrowed, std::optional<double> grad_scale, bool waits) {
+  static PyObject* differentiable = interned("differentiable");
+  static PyObject* capturable = interned("capturable");
+  const auto held = py::reinterpret_borrow<py::object>(borrowed);
+  PyObject* const group = held.ptr();
+  Group now;
+  now.rule = rule;
+  now.hyper = read_hyper(rule, group, waits);
+  now.passes = read_passes(group, grad_scale);
+  now.streams = 2 + length(kernels().rules[rule].states[now.hyper.variant]) + now.passes.average;
+  now.flagged = is_set(group, differentiable) || is_set(group, capturable);
+  now.params = params_of(group);
+  return now;
 }
 
 }  // namespace fastopt

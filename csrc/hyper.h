@@ -43,18 +43,30 @@ struct Hyper {
   // Of each number that is a tensor on a device and was not read: its address, the lowest bit set
   // where it is float64. Its value is then 0.5, which asks for the same states as any but 0.
   int64_t at[kMaxHyper] = {};
+  Device device;                  // where these are, all of them
+  PyObject* on_device = nullptr;  // the key of one of them
   int count = 0;
   int variant;
 };
 
+// The hyperparameters of a param group in the rule's order, tensors read as numbers; those on a
+// device only where `waits`.
+Hyper read_hyper(int rule, PyObject* group, bool waits);
+
 // What a param group asks for around the update; `grad_scale` is GradScaler's.
 Passes read_passes(PyObject* group, std::optional<double> grad_scale);
 
-// The hyperparameters of a param group in the rule's order, tensors read as numbers.
-Hyper read_hyper(int rule, PyObject* group);
+// What a param group asks for in one step.
+struct Group {
+  int rule;
+  Hyper hyper;
+  Passes passes;
+  int streams;  // of each parameter: itself, its gradient, its states, its moving average
+  pybind11::object params;
+  bool flagged;  // it asks for torch's own step
+};
 
-// The same without ever waiting for a device. `device`, where given, is where tensors on a device
-// must be: throws Refused.
-Hyper read_hyper_without_waiting(int rule, PyObject* group, const Device* device = nullptr);
+// May run Python. Throws Refused where a number or the parameters are not what they must be.
+Group read_group(int rule, PyObject* group, std::optional<double> grad_scale, bool waits);
 
 }  // namespace fastopt

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 
 #include "dtypes.h"
@@ -31,6 +32,17 @@ struct Passes {
   bool skip_nonfinite = false;
 
   bool writes_grads() const { return unscale || clear_grads; }
+
+  // Which of them there are, one bit each: what is compiled and which buffers there are depends on
+  // it.
+  int switches() const {
+    int bits = 0;
+    for (const bool on : {clip_norm, max_grad_value != kUnlimited, l1 != 0, average, clear_grads,
+                          track_stats, skip_nonfinite}) {
+      bits = 2 * bits + on;
+    }
+    return bits;
+  }
 
   // Whether they ask for more than the kernel of the bare update does.
   bool more() const {

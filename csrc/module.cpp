@@ -3,12 +3,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "collect.h"
+#include "batch.h"
 #include "dispatch.h"
-#include "engine.h"
 #include "functional.h"
 #include "hyper.h"
 #include "plan.h"
+#include "rows.h"
 #include "tensors.h"
 
 namespace py = pybind11;
@@ -78,12 +78,28 @@ void register_step(py::module_& m) {
   m.attr("dtypes") =
       py::cast(std::vector<std::string>(std::begin(kDtypeNames), std::end(kDtypeNames)));
   py::register_exception<Refused>(m, "Refused", PyExc_RuntimeError);
+  m.def(
+      "memory_of",
+      [](const py::object& object) -> py::object {
+        PyObject* const tensor = memory_of(object.ptr());
+        return tensor ? py::reinterpret_borrow<py::object>(tensor) : py::none();
+      },
+      "object"_a);
+  py::class_<Rows>(m, "Rows").def(
+      py::init<const std::string&, const py::list&, const Rows::Int64s&,
+               const std::optional<py::array>&, const std::optional<Rows::Doubles>&,
+               const std::optional<Rows::Int64s>&>(),
+      "rule"_a, "params"_a, "grads"_a.noconvert(), "scalars"_a.noconvert() = py::none(),
+      "hyper"_a.noconvert() = py::none(), "hyper_at"_a.noconvert() = py::none());
   py::class_<Plan>(m, "Plan")
       .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&,
-                    const std::string&, const std::string&>(),
-           "rule"_a, "groups"_a, "state"_a, "engine"_a, "first"_a, "begins"_a)
+                    const std::string&, const std::string&, const std::vector<Rows*>&,
+                    const std::optional<Plan::Doubles>&>(),
+           "rule"_a, "groups"_a, "state"_a, "ways"_a, "first"_a, "begins"_a, "rows"_a = py::list(),
+           "passes"_a.noconvert() = py::none(), py::keep_alive<1, 8>())
+      .def("layers", &Plan::layers, "groups"_a, "state"_a, "grad_scale"_a = py::none())
       .def("step", &Plan::step, "groups"_a, "state"_a, "threads"_a, "grad_scale"_a = py::none(),
-           "before"_a = py::none())
+           "check"_a = py::none(), "rest"_a = py::none(), "launch"_a = py::none())
       .def_property_readonly("grad_norm", &Plan::grad_norm)
       .def("stats", [](const Plan& plan) {
         std::vector<std::tuple<int, double, double, double>> list;
@@ -92,23 +108,6 @@ void register_step(py::module_& m) {
         }
         return list;
       });
-  py::class_<Containers>(m, "Containers")
-      .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&,
-                    const std::optional<Containers::Doubles>&, const Containers::Int64s&>(),
-           "rule"_a, "groups"_a, "state"_a, "idle"_a, "passes"_a.noconvert(),
-           "written"_a.noconvert())
-      .def("check", &Containers::check, "groups"_a, "state"_a)
-      .def("check_gradients", &Containers::check_gradients, "collectors"_a);
-  py::class_<Collector>(m, "Collector")
-      .def(py::init<const std::string&, const py::list&, bool, const Collector::Int64s&,
-                    const std::optional<py::array>&, const std::optional<Collector::Doubles>&,
-                    const std::optional<Collector::Int64s>&>(),
-           "rule"_a, "slots"_a, "writes_grads"_a, "grads"_a.noconvert(),
-           "scalars"_a.noconvert() = py::none(), "hyper"_a.noconvert() = py::none(),
-           "hyper_at"_a.noconvert() = py::none())
-      .def("collect", &Collector::collect, "groups"_a)
-      .def("written", &Collector::written)
-      .def("launched", &Collector::launched);
   m.def("update", update, "rule"_a, "params"_a, "grads"_a, "states"_a, "steps"_a, "first"_a,
         "group"_a, "maximize"_a, "grad_scale"_a, "threads"_a);
 }

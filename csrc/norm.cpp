@@ -3,7 +3,7 @@
 #include <atomic>
 #include <cmath>
 
-#include "engine.h"
+#include "batch.h"
 #include "parallel.h"
 
 namespace fastopt {
@@ -28,7 +28,7 @@ Batch::Norm Batch::measure(int threads) {
     for (int i = 0; i < half; ++i) sum[i] += sum[i + half];
   }
   double norm = std::sqrt(sum[0]);
-  for (Group& group : groups_) {
+  for (Shared& group : groups_) {
     Passes& passes = group.passes;
     if (passes.unscale) norm = std::sqrt(sum[0]) / passes.grad_scale;  // one scale for all groups
     // As torch.nn.utils.clip_grad_norm_; NaN stays NaN.

@@ -2,9 +2,8 @@
 // them through it.
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 
-#include "engine.h"
+#include "batch.h"
 
 namespace fastopt {
 namespace {
@@ -115,24 +114,6 @@ void Batch::walk(const Entry& entry, int64_t from, int64_t to, const Visit& visi
     visit(run, at - from);
     at += run.count;
   }
-}
-
-// Whether two streams whose extents meet share no element all the same, as the left and the right
-// columns of a matrix.
-bool Batch::interleaved(const Entry& entry, int a, int b) const {
-  if (entry.layout < 0 || entry.dtypes[a] != entry.dtypes[b]) return false;
-  const Layout layout{layouts_.data() + entry.layout};
-  const bool runs = layout.stride(0, a) == 1 && layout.stride(0, b) == 1;
-  const int64_t bytes = entry.bytes(a);
-  const int64_t run = runs ? layout.size(0) * bytes : bytes;
-  int64_t step = 0;  // every run of either begins at a multiple of it from that stream's first
-  for (int64_t d = runs; d < layout.dims(); ++d) {
-    step = std::gcd(step, std::gcd(layout.stride(d, a), layout.stride(d, b)) * bytes);
-  }
-  if (step == 0) return false;
-  const int64_t apart = (entry.run.streams[b] - entry.run.streams[a]) % step;
-  const int64_t offset = apart < 0 ? apart + step : apart;
-  return offset >= run && step - offset >= run;
 }
 
 void Batch::clear_gradient(const Entry& entry) const {

@@ -6,6 +6,8 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <numeric>
+#include <vector>
 
 namespace py = pybind11;
 
@@ -25,6 +27,8 @@ std::string take_python_error() {
   return text.substr(0, text.find("\nException raised from"));
 }
 
+Refused unreadable() { return Refused("cannot be read (" + take_python_error() + ")"); }
+
 // The distance in elements between the first and the last element of a view.
 int64_t span(const View& view) {
   int64_t last = 0;
@@ -43,10 +47,11 @@ Device device_of(const DLTensor& tensor) {
 bool Device::on_cpu() const { return type == kDLCPU; }
 
 bool is_on_device(PyObject* object) {
-  if (!is_plain_tensor(object)) return false;
+  PyObject* const tensor = memory_of(object);
+  if (!tensor) return false;
   DLTensor t;
-  if (exchange->dltensor_from_py_object_no_sync(object, &t) != 0) {
-    throw Refused(take_python_error());
+  if (exchange->dltensor_from_py_object_no_sync(tensor, &t) != 0) {
+    throw unreadable();
   }
   return !device_of(t).on_cpu();
 }
@@ -78,8 +83,9 @@ void bind_torch() {
   exchange = api;
 }
 
-bool is_plain_tensor(PyObject* object) {
-  return Py_TYPE(object) == tensor_type || Py_TYPE(object) == parameter_type;
+PyObject* memory_of(PyObject* object) {
+  const bool plain = Py_TYPE(object) == tensor_type || Py_TYPE(object) == parameter_type;
+  return plain ? object : nullptr;
 }
 
 PyObject* grad_of(PyObject* param) {
@@ -88,14 +94,15 @@ PyObject* grad_of(PyObject* param) {
   return grad;
 }
 
-void read_anywhere(PyObject* tensor, View* view) {
-  if (!is_plain_tensor(tensor)) {
-    throw Refused(std::string("is a ") + Py_TYPE(tensor)->tp_name +
+void read_anywhere(PyObject* object, View* view) {
+  PyObject* const tensor = memory_of(object);
+  if (!tensor) {
+    throw Refused(std::string("is a ") + Py_TYPE(object)->tp_name +
                   ", not a plain torch.Tensor or torch.nn.Parameter");
   }
   DLTensor t;
   if (exchange->dltensor_from_py_object_no_sync(tensor, &t) != 0)
-    throw Refused(take_python_error());
+    throw unreadable();
   view->device = device_of(t);
   view->complex = t.dtype.code == kDLComplex;
   const int bits = view->complex ? t.dtype.bits / 2 : t.dtype.bits;
@@ -140,14 +147,36 @@ bool same_shape(const View& a, const View& b) {
 }
 
 bool fits(const View& view, const View& param) {
-  return view.complex == param.complex && same_shape(view, param);
+  return view.complex == param.complex && view.device == param.device && same_shape(view, param);
 }
 
 bool overlaps_itself(const View& view) { return view.numel > 1 && span(view) + 1 < view.numel; }
 
 std::pair<char*, char*> extent(const View& view) {
-  const int bytes = kElementBytes[int(view.dtype)] * (view.complex ? 2 : 1);
-  return {view.data, view.numel ? view.data + (span(view) + 1) * bytes : view.data};
+  return {view.data, view.numel ? view.data + (span(view) + 1) * element_bytes(view) : view.data};
+}
+
+bool interleaved(const View& a, const View& b) {
+  if (!same_shape(a, b) || a.dtype != b.dtype || a.complex != b.complex) return false;
+  // Dimensions that both cross without a jump make one run; every run of either begins at a
+  // multiple of `step` from that tensor's first.
+  int64_t run = 1, step = 0;
+  std::vector<int> jumps;
+  for (int d = 0; d < a.ndim; ++d) {
+    if (a.shape[d] != 1) jumps.push_back(d);
+  }
+  const auto crossed = [&](int d) { return a.strides[d] == run && b.strides[d] == run; };
+  for (auto at = jumps.begin();
+       (at = std::find_if(jumps.begin(), jumps.end(), crossed)) != jumps.end();) {
+    run *= a.shape[*at];
+    jumps.erase(at);
+  }
+  for (const int d : jumps) step = std::gcd(step, std::gcd(a.strides[d], b.strides[d]));
+  if (step == 0) return false;
+  const int64_t bytes = element_bytes(a);
+  const int64_t apart = (b.data - a.data) % (step * bytes);
+  const int64_t offset = apart < 0 ? apart + step * bytes : apart;
+  return offset >= run * bytes && step * bytes - offset >= run * bytes;
 }
 
 void refuse_lazy_views(PyObject* tensor) {
@@ -174,6 +203,13 @@ std::string describe_shape(const View& view) {
   std::string text = "(";
   for (int d = 0; d < view.ndim; ++d) text += (d ? ", " : "") + std::to_string(view.shape[d]);
   return text + (view.ndim == 1 ? ",)" : ")");
+}
+
+std::string describe(const Device& device) {
+  if (device.on_cpu()) return "cpu";
+  const bool cuda = device.type == kDLCUDA || device.type == kDLROCM;
+  return (cuda ? "cuda:" : "device type " + std::to_string(device.type) + ", number ") +
+         std::to_string(device.id);
 }
 
 const char* dtype_name(const View& view) {

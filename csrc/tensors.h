@@ -41,16 +41,18 @@ struct View {
 // Throws std::runtime_error where this torch does not publish the table.
 void bind_torch();
 
-// Whether this is a torch.Tensor or a Parameter, not a subclass that torch may dispatch elsewhere.
-bool is_plain_tensor(PyObject* object);
+// The tensor whose memory stands behind an object, borrowed: a plain torch.Tensor or Parameter
+// stands for itself; null for all else, such as a subclass that torch may dispatch elsewhere. This
+// is the one place that knows.
+PyObject* memory_of(PyObject* object);
 
-// What `tensor` is in memory. Throws Refused for anything but a plain tensor of a known dtype.
+// What `tensor` is in memory. Throws Refused where there is none, or its dtype is not known.
 void read_anywhere(PyObject* tensor, View* view);
 
 // The same, of a tensor whose memory the host may follow: throws Refused where it is elsewhere.
 void read(PyObject* tensor, View* view);
 
-// Whether this is a plain torch.Tensor or torch.nn.Parameter whose memory is not the CPU's.
+// Whether this stands for a tensor whose memory is not the CPU's.
 bool is_on_device(PyObject* object);
 
 // A new reference to the .grad of a plain tensor: None, or a tensor.
@@ -79,7 +81,7 @@ void refuse_lazy_views(PyObject* tensor);
 bool contiguous(const View& view);
 bool same_shape(const View& a, const View& b);
 
-// The shape is the parameter's, and both are real, or both complex.
+// The device and the shape are the parameter's, and both are real, or both complex.
 bool fits(const View& view, const View& param);
 
 // Expanded memory: several elements in one place, which an update would hit several times.
@@ -87,6 +89,15 @@ bool overlaps_itself(const View& view);
 
 // The first byte and the one behind the last.
 std::pair<char*, char*> extent(const View& view);
+
+// Whether two tensors of one shape whose extents meet share no element all the same, as the left
+// and the right columns of a matrix.
+bool interleaved(const View& a, const View& b);
+
+// Of the tensor's own elements.
+inline int element_bytes(const View& view) {
+  return kElementBytes[int(view.dtype)] * (view.complex ? 2 : 1);
+}
 
 // A conjugate is complex; a negation is a slice of one, a run of numbers only where it is one
 // number.
@@ -115,6 +126,7 @@ constexpr const char* kDtypeNames[] = {"float32", "float64",   "bfloat16",
                                        "float16", "complex64", "complex128"};
 
 std::string describe_shape(const View& view);
+std::string describe(const Device& device);
 const char* dtype_name(const View& view);
 
 }  // namespace fastopt

@@ -1,16 +1,31 @@
 """Types of the compiled core (csrc/module.cpp)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .stepping import Outcome
+
 compiler: str
 dtypes: list[str]
 
 class Refused(RuntimeError): ...
+
+def memory_of(object: object) -> Tensor | None: ...
+
+class Rows:
+    def __init__(
+        self,
+        rule: str,
+        params: list[tuple[int, int, tuple[int, ...], int]],
+        grads: NDArray[np.int64],
+        scalars: NDArray[Any] | None = None,
+        hyper: NDArray[np.float64] | None = None,
+        hyper_at: NDArray[np.int64] | None = None,
+    ) -> None: ...
 
 class Plan:
     def __init__(
@@ -18,51 +33,31 @@ class Plan:
         rule: str,
         groups: list[dict[str, Any]],
         state: Mapping[Tensor, Any],
-        engine: bytes,
+        ways: bytes,
         first: bytes,
         begins: bytes,
+        rows: list[Rows] = ...,
+        passes: NDArray[np.float64] | None = None,
     ) -> None: ...
+    def layers(
+        self,
+        groups: list[dict[str, Any]],
+        state: Mapping[Tensor, Any],
+        grad_scale: float | None = None,
+    ) -> tuple[tuple[int, str] | None, list[int]]: ...
     def step(
         self,
         groups: list[dict[str, Any]],
         state: Mapping[Tensor, Any],
         threads: int,
         grad_scale: float | None = None,
-        before: Callable[[], None] | None = None,
-    ) -> tuple[int, str] | Literal["skipped"] | None: ...
+        check: Callable[[], Outcome] | None = None,
+        rest: Callable[[], None] | None = None,
+        launch: Callable[[], None] | None = None,
+    ) -> Outcome: ...
     @property
     def grad_norm(self) -> float | None: ...
     def stats(self) -> list[tuple[int, float, float, float]]: ...
-
-class Containers:
-    def __init__(
-        self,
-        rule: str,
-        groups: list[dict[str, Any]],
-        state: Mapping[Tensor, Any],
-        idle: bytes,
-        passes: NDArray[np.float64] | None,
-        written: NDArray[np.int64],
-    ) -> None: ...
-    def check(
-        self, groups: list[dict[str, Any]], state: Mapping[Tensor, Any]
-    ) -> tuple[int, str] | None: ...
-    def check_gradients(self, collectors: list[Collector]) -> tuple[int, str] | None: ...
-
-class Collector:
-    def __init__(
-        self,
-        rule: str,
-        slots: list[tuple[Any, ...]],
-        writes_grads: bool,
-        grads: NDArray[np.int64],
-        scalars: NDArray[Any] | None = None,
-        hyper: NDArray[np.float64] | None = None,
-        hyper_at: NDArray[np.int64] | None = None,
-    ) -> None: ...
-    def collect(self, groups: list[dict[str, Any]]) -> tuple[int, str] | None: ...
-    def written(self) -> list[Tensor]: ...
-    def launched(self) -> None: ...
 
 def rules() -> list[str]: ...
 def hyper(rule: str) -> dict[str, int]: ...

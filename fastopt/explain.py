@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from . import _core
-from .backends.triton.slots import staged
+from .backends import cpu, triton
 from .optim._fused import FusedStep
 from .routes import parameters, route
+
+HOW = {"cpu": cpu.how, "triton": triton.how}
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,6 @@ class Explanation:
         return "\n".join([f"{self.optimizer}:", *(f"  {bucket}" for bucket in self.buckets)])
 
 
-def how(optimizer: FusedStep, param: torch.Tensor, backend: str) -> str:
-    """What one of fastopt's own backends does with a parameter."""
-    if backend == "cpu":
-        return f"compiled engine, {_core.isa()}"
-    state = optimizer.state.get(param, {})
-    others = [param.grad, *(state.get(n) for n in state if n != "step")]
-    same_shape = [t for t in others if isinstance(t, torch.Tensor) and t.shape == param.shape]
-    if staged(param, same_shape):
-        return "one launch per dtype; copied to and from a dense layout, as its tensors lie apart"
-    return "one launch per dtype"
-
-
 def explain(optimizer: torch.optim.Optimizer) -> Explanation:
     """Tell, per bucket of parameters, which path the next `step()` takes and why.
 
@@ -76,7 +65,10 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
             (param, route(optimizer, group, param, index))
             for index, (group, param) in enumerate(parameters(optimizer))
         ]
-        paths = [(p, r.backend, r.reason or how(optimizer, p, r.backend)) for p, r in routed]
+        paths = [
+            (p, r.backend, r.reason or HOW[r.backend](p, optimizer.state.get(p, {})))
+            for p, r in routed
+        ]
     else:
         reason = f"{type(optimizer).__module__}.{type(optimizer).__name__} is not fastopt's"
         paths = [(p, "torch", reason) for g in optimizer.param_groups for p in g["params"]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,6 +127,10 @@ def refusal(optimizer: Stepping, index: int, reason: str) -> RuntimeError:
     )
 
 
+# What the compiled core calls them: csrc/roster.h.
+WAYS = {"torch": 0, "cpu": 1, "triton": 2}
+
+
 class Plan:
     """How one optimizer steps, until its parameters, states or gradients ask for another way."""
 
@@ -169,36 +175,34 @@ class Plan:
         return outcome
 
     def _build(self, optimizer: Stepping, new: NewStates, scaler: Scaler) -> None:
+        groups = optimizer.param_groups
+        if self._composes:
+            groups, scaler = [without_passes(group) for group in groups], NO_SCALER
+        ways = bytes(WAYS[r.backend] for r in self.routes)
+        found = (optimizer._rule, groups, optimizer.state, ways, new.fresh, new.new_averages)
         launched = {i for i, r in enumerate(self.routes) if r.backend == "triton"}
-        if launched:
-            from .backends.triton.launch import Launch
+        if not launched:
+            self._core = _core.Plan(*found)
+            return
+        from .backends.triton.launch import Launch
 
-            groups = optimizer.param_groups
-            if self._composes:
-                groups, scaler = [without_passes(group) for group in groups], NO_SCALER
-            try:
-                self._launch = Launch(
-                    optimizer,
-                    optimizer._rule,
-                    launched,
-                    new.fresh,
-                    new.new_averages,
-                    scaler,
-                    groups,
-                    optimizer._skips_on,
-                )
-            except Changed as refused:
-                raise refusal(optimizer, refused.index, str(refused)) from refused
-        # It reads hyperparameters on the host: not where they may be tensors on a device.
-        if not launched or any(r.backend == "cpu" for r in self.routes):
-            self._core = _core.Plan(
-                optimizer._rule,
-                optimizer.param_groups,
-                optimizer.state,
-                bytes(r.backend == "cpu" for r in self.routes),
-                new.fresh,
-                new.new_averages,
+        scale = math.nan if scaler.unscales else None
+        refused, layers = _core.Plan(*found).layers(groups, optimizer.state, scale)
+        if refused is not None:
+            raise refusal(optimizer, *refused)
+        present = [
+            index
+            for index, (_, param) in enumerate(parameters(optimizer))
+            if self.routes[index].backend != "torch" and param.grad is not None
+        ]
+        layer_of = dict(zip(present, layers, strict=True))
+        try:
+            self._launch = launch = Launch(
+                optimizer, groups, launched, layer_of, new.fresh, new.new_averages, scaler
             )
+        except Changed as changed:
+            raise refusal(optimizer, changed.index, str(changed)) from changed
+        self._core = _core.Plan(*found, launch.rows, launch.numbers_of_passes)
 
     def step(self, optimizer: Stepping, scaler: Scaler = NO_SCALER) -> Outcome:
         """Step once, with what GradScaler handed over."""
@@ -208,15 +212,14 @@ class Plan:
         ):
             return -1, "what decides the way of its parameters has changed"
         grad_scale = None
-        # Read by the host only where it must: that waits for the device.
         if scaler is not NO_SCALER and not self._on_device:
+            # Read by the host only where it must: that waits for the device.
             if scaler.found_inf is not None and scaler.found_inf.item():
                 return "skipped"
             if scaler.grad_scale is not None:
                 grad_scale = scaler.grad_scale.item()
-        if self._on_cpu and self._core is not None:
-            threads = torch.get_num_threads()
-            return self._core.step(optimizer.param_groups, optimizer.state, threads, grad_scale)
+        elif scaler.unscales:
+            grad_scale = math.nan
         if not self._fuses and self._composes != any(map(passes_on, optimizer.param_groups)):
             return -1, "the passes around the update have changed"
         if not self._composes:
@@ -225,6 +228,21 @@ class Plan:
         outcome = composition.run(lambda: self._update(optimizer, None, NO_SCALER))
         self._composition = composition
         return outcome
+
+    def _update(self, optimizer: Stepping, grad_scale: float | None, scaler: Scaler) -> Outcome:
+        assert self._core is not None
+        groups, threads = optimizer.param_groups, torch.get_num_threads()
+        if self._on_cpu:
+            return self._core.step(groups, optimizer.state, threads, grad_scale)
+        check = rest = run = None
+        if self._rest:
+            params = (param for _, param in parameters(optimizer))
+            theirs = [p for p, r in zip(params, self.routes, strict=True) if r.backend == "torch"]
+            rest = partial(optimizer._torch_step_of, theirs, grad_scale)
+        if self._launch is not None:
+            check = partial(self._launch.check, optimizer, scaler)
+            run = partial(self._launch.run, scaler)
+        return self._core.step(groups, optimizer.state, threads, grad_scale, check, rest, run)
 
     @property
     def grad_norm(self) -> float | Tensor | None:
@@ -246,36 +264,3 @@ class Plan:
         elif self._core is not None:
             found = self._core.stats()
         return [(self.names[index], g, update, weight) for index, g, update, weight in found]
-
-    def _update(self, optimizer: Stepping, grad_scale: float | None, scaler: Scaler) -> Outcome:
-        launch = self._launch
-        if launch is not None:
-            try:
-                launch.check(optimizer, scaler)
-            except Changed as changed:
-                return changed.index, str(changed)
-            except _core.Refused as refused:  # of a group's numbers
-                return -1, str(refused)
-
-        def before() -> None:
-            if self._rest:
-                rest = [
-                    param
-                    for (_, param), r in zip(parameters(optimizer), self.routes, strict=True)
-                    if r.backend == "torch"
-                ]
-                optimizer._torch_step_of(rest, grad_scale)
-            if launch is not None:
-                torch.autograd.graph.increment_version(launch.written())
-                launch.run(scaler)
-
-        if self._core is None:
-            before()
-            return None
-        return self._core.step(
-            optimizer.param_groups,
-            optimizer.state,
-            torch.get_num_threads(),
-            grad_scale,
-            before if self._rest or launch is not None else None,
-        )

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from . import _core
-from .backends import triton
+from .backends import cpu, triton
 from .stepping import Stepping
 
 BACKENDS = ("auto", "cpu", "triton", "torch")
 DTYPES = tuple(getattr(torch, name) for name in _core.dtypes)
-PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,13 @@ def best_route(optimizer: Stepping, group: dict[str, Any], param: Tensor, index:
         return Route("torch", "FASTOPT_BACKEND=torch")
     if group.get("differentiable"):
         return Route("torch", "differentiable=True")
-    if type(param) not in PLAIN_TYPES:
+    if _core.memory_of(param) is None:
         return Route("torch", f"the parameter is a {type(param).__name__}, not a plain tensor")
     backend, reason = backend_for(optimizer, setting, param.device, index)
     if reason:
         return Route("torch", reason, lasting=False)
-    if backend == "cpu" and group.get("capturable"):
-        return Route("torch", "capturable=True")
+    if backend == "cpu" and (reason := cpu.lacks(group)):
+        return Route("torch", reason)
     if param.layout != torch.strided or param.dtype not in DTYPES:
         return Route("torch", f"no kernel for {param.dtype}, {param.layout}", lasting=False)
     if param.is_conj() or param.is_neg():
@@ -142,9 +141,9 @@ def backend_for(
 def route_of_grad(
     optimizer: Stepping, grad: Tensor | None, index: int, backend: str = "cpu"
 ) -> Route:
-    if grad is None or (type(grad) in PLAIN_TYPES and grad.layout == torch.strided):
+    if grad is None or (_core.memory_of(grad) is not None and grad.layout == torch.strided):
         return Route(backend, "")
-    if type(grad) not in PLAIN_TYPES:
+    if _core.memory_of(grad) is None:
         reason = f"the gradient is a {type(grad).__name__}, not a plain tensor"
         return Route("torch", reason, lasting=False)
     if not _core.takes_sparse(optimizer._rule):

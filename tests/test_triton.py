@@ -49,7 +49,7 @@ def test_a_cpu_step_never_imports_triton() -> None:
         "p = torch.nn.Parameter(torch.ones(3)); p.grad = torch.ones(3)\n"
         "o = fastopt.Adam([p]); o.step(); fastopt.explain(o)\n"
         "ours = {m for m in sys.modules if m.startswith('fastopt.backends.triton.')}\n"
-        "assert ours == {'fastopt.backends.triton.slots'}, ours",
+        "assert not ours, ours",
     )
     assert found.returncode == 0, found.stderr
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 from functools import cache
+from typing import Any
+
+from torch import Tensor
 
 
 @cache
@@ -30,3 +33,14 @@ def interpreted() -> bool:
     from . import kernel
 
     return bool(kernel.INTERPRETED.value)
+
+
+def how(param: Tensor, state: dict[str, Any]) -> str:
+    """What it does with a parameter, for explain()."""
+    from .slots import staged
+
+    others = [param.grad, *(state[name] for name in state if name != "step")]
+    same_shape = [t for t in others if isinstance(t, Tensor) and t.shape == param.shape]
+    if staged(param, same_shape):
+        return "one launch per dtype; copied to and from a dense layout, as its tensors lie apart"
+    return "one launch per dtype"

@@ -1,4 +1,4 @@
-"""The tensors of one launch: tuning constants, then the bucket's tables, check and launch."""
+"""The tensors of one launch: tuning constants, then the bucket's tables, compiling and launch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _core
-from ...stepping import Changed, Scaler
+from ...stepping import Scaler
 from . import calls, freshness, kernel, norm
 from .calls import Call, options
 from .passes import Passes, Switches
@@ -144,8 +144,7 @@ class Bucket:
             sections["scalars"] = (self._compute, (len(slots), scalars))
             self._table = Table(self.device, sections)
             self._scalars = self._table.device["scalars"]
-        rows = [slot.row() for slot in slots]
-        self.collector = _core.Collector(rule, rows, self._writes_grads, **self._table.host)
+        self.rows = _core.Rows(rule, [slot.row() for slot in slots], **self._table.host)
 
     def _flags(self, states: Sequence[Tensor | None], unwritten: Sequence[bool]) -> Tensor:
         flags = constant(np.array(unwritten, np.int32), self.device)
@@ -197,18 +196,6 @@ class Bucket:
         """Of the gradients of the step collected; 0 where there is none."""
         return self._table.host["grads"]
 
-    def collect(self, groups: list[dict[str, Any]], scaler: Scaler) -> None:
-        """Fill the host tables for one step; raise Changed if anything is not as planned."""
-        changed = self.collector.collect(groups)
-        if changed is not None:
-            at, reason = changed
-            raise Changed(self.slots[at].index if at >= 0 else -1, reason)
-        self._compile(scaler)
-
-    def written(self) -> list[Tensor]:
-        """What the step just collected will write."""
-        return self.collector.written()
-
     def upload(self) -> None:
         """Send the tables in the order of the current stream."""
         self._table.upload()
@@ -237,7 +224,6 @@ class Bucket:
                 grad.copy_(slot.grad_stage)
         if self._sums is not None:
             self._tracked = self.addresses != 0
-        self.collector.launched()
 
     def _calls(self, scaler: Scaler) -> list[Call]:
         """The kernels of a step."""
@@ -311,11 +297,11 @@ class Bucket:
             if there and begin != end
         ]
 
-    def _compile(self, scaler: Scaler) -> None:
-        """Compile and load before anything is written; done once."""
+    def compile(self, scaler: Scaler) -> str | None:
+        """Compile and load before anything is written, once; why that fails."""
         if self._compiled or kernel.INTERPRETED.value:
-            return
+            return None
         of = f"the rule {self.rule!r} in {self.dtype}"
-        if why := calls.compile_all(self._calls(scaler), of):
-            raise Changed(self.slots[0].index, why)
-        self._compiled = True
+        why = calls.compile_all(self._calls(scaler), of)
+        self._compiled = why is None
+        return why

@@ -1,4 +1,4 @@
-"""A step on the device: choosing buckets, checking all of them, then launching, in stream order.
+"""A step on the device: choosing buckets, compiling for them, then launching, in stream order.
 
 Memory and streams. Gradients are read in the order of the current stream, so the caching allocator
 may hand their memory out again as soon as they are freed: whoever gets it is ordered behind us.
@@ -8,24 +8,24 @@ the device, for that one, and the tables are recorded for the new stream.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _core
-from ...stepping import Changed, Scaler
+from ...stepping import Changed, Outcome, Scaler, Stepping
 from . import freshness
 from .bucket import Bucket
 from .measure import Measure
 from .passes import Passes, Switches, measures, switches
 from .rules import RULES
-from .slots import Memory, Slot, overlap, prepare
+from .slots import Slot, prepare
 from .tables import capturing, constant
 
 Group = dict[str, Any]
@@ -40,38 +40,26 @@ def counts_on_device(rule: str, group: Group) -> bool:
     return bool(group.get("capturable") or group.get("fused") or on_device)
 
 
-def assign_layers(memory: Sequence[tuple[Slot, Sequence[Memory]]]) -> bool:
-    """Parameters that share memory are updated one after the other, as torch's loop does; whether
-    there are any.
-    """
-    shared = overlap(itertools.chain.from_iterable(own for _, own in memory))
-    for i, (slot, own) in enumerate(memory if shared else ()):
-        for before, others in memory[:i]:
-            if overlap([*own, *others]):
-                slot.layer = max(slot.layer, before.layer + 1)
-    return shared
-
-
 class Launch:
     """The share of an optimizer's step that Triton does: parameters `indices`, over all groups.
 
+    `groups` are those of the optimizer, or without their passes where torch does these. `layers`
+    has an entry for each parameter that has a gradient: how many others must be updated before it.
     `first` and `begins` hold one byte a parameter: 1 where its states, its average exist but have
-    never been written. `groups` are those of the optimizer, or without their passes where torch
-    does these. `skipped` gives the device's count of steps left out.
+    never been written.
     """
 
     def __init__(
         self,
-        optimizer: torch.optim.Optimizer,
-        rule: str,
+        optimizer: Stepping,
+        groups: Sequence[Group],
         indices: Collection[int],
+        layers: Mapping[int, int],
         first: bytes,
         begins: bytes,
         scaler: Scaler,
-        groups: Sequence[Group],
-        skipped: Callable[[torch.device], Tensor],
     ) -> None:
-        self._rule = rule
+        self._rule = rule = optimizer._rule
         self._mode = scaler.mode
         self._unscales = scaler.unscales
         self._slots: list[Slot] = []
@@ -80,34 +68,29 @@ class Launch:
         self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # steps of the host: each, on the device
         self._names = [tuple(name for name, _ in _core.states(rule, group)) for group in groups]
         self._switches = [switches(group) for group in groups]
-        idle = bytearray(len(first))  # those without a gradient so far
         devices: list[torch.device] = []
-        index = -1
-        for g, group in enumerate(groups):
-            for param in group["params"]:
-                index += 1
-                if index not in indices:
-                    continue
-                devices.append(param.device)
-                if param.grad is None:
-                    idle[index] = 1
-                    continue
-                slot = self._slot(index, g, param, optimizer.state)
+        for index, (g, param) in enumerate(
+            (g, p) for g, of in enumerate(groups) for p in of["params"]
+        ):
+            if index not in indices:
+                continue
+            devices.append(param.device)
+            if index in layers:
+                slot = self._slot(index, g, param, optimizer.state[param])
                 slot.first, slot.begins = bool(first[index]), bool(begins[index])
+                slot.layer = layers[index]
                 self._slots.append(slot)
         # Steps that parameters share are counted on the device, where launches are in order; and
         # gradients that share memory are cleared at the end: another parameter may yet read them.
-        memory = [(s, s.memory(self._writes_grad(s.group))) for s in self._slots]
-        self._shares = assign_layers(memory)
+        self._shares = any(layers.values())
         self._clears: list[bool] = []
         if self._shares:
             self._clears = [s.CLEARS for s in self._switches]
             self._switches = [s._replace(CLEARS=False) for s in self._switches]
-        written = [m[:2] for slot, own in memory for m in slot.but_gradient(own)]
         self._passes: Passes | None = None
         if measures(groups) or any(map(any, self._switches)):
             with self._on(devices[0]):
-                self._passes = Passes(groups, devices[0], skipped(devices[0]))
+                self._passes = Passes(groups, devices[0], optimizer._skips_on(devices[0]))
         members: dict[tuple[Any, ...], list[Slot]] = {}
         for slot in self._slots:
             names = slot.names[: len(self._names[slot.group])]
@@ -121,34 +104,34 @@ class Launch:
                 members.items(), key=lambda kv: kv[0][0]
             )
         ]
-        table = None
         self._measure: Measure | None = None
-        if self._passes is not None:
-            table = self._passes.numbers_on_host
-            if self._passes.measures:
-                self._measure = Measure(self._passes, self.buckets)
-        addresses = np.array(written, np.int64).reshape(-1, 2)
-        self._containers = _core.Containers(
-            rule, list(groups), optimizer.state, bytes(idle), table, addresses
-        )
+        if self._passes is not None and self._passes.measures:
+            self._measure = Measure(self._passes, self.buckets)
 
-    def _slot(self, index: int, g: int, param: Tensor, state: Mapping[Tensor, Any]) -> Slot:
-        kept = state.get(param, {})
+    @property
+    def rows(self) -> list[_core.Rows]:
+        """What the compiled core collects for it."""
+        return [bucket.rows for bucket in self.buckets]
+
+    @property
+    def numbers_of_passes(self) -> NDArray[np.float64] | None:
+        """Likewise, of the groups."""
+        return None if self._passes is None else self._passes.numbers_on_host
+
+    def _slot(self, index: int, g: int, param: Tensor, kept: dict[str, Any]) -> Slot:
         names = self._names[g] + ("ema",) * self._switches[g].AVERAGES
-        counted = ["step"] * _core.counts_steps(self._rule)
-        for name in (*names, *counted):
-            if kept.get(name) is None:
-                raise Changed(index, f"it has no state {name!r}")
         states = [kept[name] for name in names]
-        step = kept["step"] if counted else None
+        step = kept["step"] if _core.counts_steps(self._rule) else None
         slot = Slot(index, g, param, kept, states, names, step, first=False)
-        grad = param.grad
-        assert grad is not None  # those without one are idle
-        prepare(slot, grad, self._writes_grad(g))
+        assert param.grad is not None  # or it has no layer
+        named = zip([f"its state {name!r}" for name in names], states, strict=True)
+        for subject, t in (("its gradient", param.grad), *named):
+            if t.dtype != param.dtype:
+                own, expected = (str(x.dtype).removeprefix("torch.") for x in (t, param))
+                reason = f"has dtype {own}, the parameter {expected}; they must be equal"
+                raise Changed(index, f"{subject} {reason}")
+        prepare(slot, param.grad)
         return slot
-
-    def _writes_grad(self, group: int) -> bool:
-        return self._unscales or self._switches[group].CLEARS
 
     def _bucket(
         self, variant: int, slots: list[Slot], groups: Sequence[Group], passes: Switches
@@ -186,43 +169,34 @@ class Launch:
     def _on(device: torch.device) -> Any:
         return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
-    def check(self, optimizer: torch.optim.Optimizer, scaler: Scaler) -> None:
-        """Collect one step; raise Changed where anything is not as planned. Nothing is written."""
-        groups = optimizer.param_groups
+    def check(self, optimizer: Stepping, scaler: Scaler) -> Outcome:
+        """Whether what was collected can be launched, kernels compiled; nothing is written."""
         if scaler.mode != self._mode:
-            raise Changed(-1, "GradScaler has come or gone")
-        changed = self._containers.check(groups, optimizer.state)
-        if changed is not None:
-            raise Changed(*changed)
+            return -1, "GradScaler has come or gone"
         for bucket in self.buckets:
+            index = bucket.slots[0].index
             if capturing(bucket.device):
                 if not bucket.counts and _core.counts_steps(self._rule):
-                    raise Changed(
-                        bucket.slots[0].index,
+                    return index, (
                         "a CUDA graph captures its step, but capturable is False in its param "
-                        "group: construct the optimizer with capturable=True",
+                        "group: construct the optimizer with capturable=True"
                     )
                 _captured.setdefault(optimizer, []).append(self)
             with self._on(bucket.device):
-                bucket.collect(groups, self._seen(scaler))
-        changed = self._containers.check_gradients([b.collector for b in self.buckets])
-        if changed is not None:
-            raise Changed(*changed)
+                if why := bucket.compile(self._seen(scaler)):
+                    return index, why
         if self._measure is not None:
             with self._on(self.buckets[0].device):
                 if why := self._measure.collect(scaler):
-                    raise Changed(-1, why)
+                    return -1, why
+        return None
 
     def _seen(self, scaler: Scaler) -> Scaler:
         """What the update sees of GradScaler: the norm's kernel adds steps to be skipped."""
         return scaler if self._passes is None else self._passes.scaler(scaler)
 
-    def written(self) -> list[Tensor]:
-        """What the step just checked will write."""
-        return [tensor for bucket in self.buckets for tensor in bucket.written()]
-
     def run(self, scaler: Scaler) -> None:
-        """Launch what `check` has collected, on the current stream of every device."""
+        """Launch what has been collected, on the current stream of every device."""
         self._left_out = self._seen(scaler).found_inf
         with torch.no_grad():
             for bucket in self.buckets:

@@ -1,0 +1,211 @@
+// Adding a parameter, then updating all: the parallel region, one share of it; statistics.
+#include "batch.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "dispatch.h"
+#include "parallel.h"
+
+namespace fastopt {
+namespace {
+
+// Fewer elements than this a thread are not worth waking it for (measured: docs/performance.md).
+constexpr int64_t kMinShare = 16384;
+// Shares meet at multiples of this many elements, so that no two threads write one cache line.
+constexpr int64_t kShareGrain = 64;
+// Statistics are summed over so many elements at a time, which no share divides: the same bits for
+// any number of threads.
+constexpr int64_t kSumGrain = 16384;
+// Runs handed to a kernel at a time: 3 KB of stack, and setting up is amortised long before.
+constexpr int64_t kRunsPerCall = 64;
+
+}  // namespace
+
+int useful_threads(int64_t count, int threads) {
+  return int(std::min<int64_t>(threads, std::max<int64_t>(1, count / kMinShare)));
+}
+
+void Batch::clear() {
+  entries_.clear();
+  groups_.clear();
+  scalars_.clear();
+  sums_.clear();
+  needs_norm_ = skips_nonfinite_ = tracks_stats_ = begins_ = false;
+  layouts_.clear();
+  scalars_group_ = -1;
+  kernels_ = &kernels();
+}
+
+void Batch::set_group(const Group& group) {
+  Shared& shared = groups_.emplace_back();
+  const Passes& passes = shared.passes = group.passes;
+  shared.rule = group.rule;
+  shared.variant = group.hyper.variant;
+  std::copy_n(group.hyper.values, kMaxHyper, shared.hyper.begin());
+  skips_nonfinite_ |= passes.skip_nonfinite;
+  needs_norm_ |= passes.clip_norm || passes.skip_nonfinite;
+  tracks_stats_ |= passes.track_stats;
+}
+
+int Batch::scalars_for(int group, double step, bool first) {
+  if (group != scalars_group_ || step != scalars_step_ || first != scalars_first_) {
+    const Shared& of = groups_[group];
+    scalars_.emplace_back();
+    kernels_->rules[of.rule].scalars(of.hyper.data(), step, first, scalars_.back().data());
+    scalars_group_ = group;
+    scalars_step_ = step;
+    scalars_first_ = first;
+  }
+  return int(scalars_.size()) - 1;
+}
+
+void Batch::add(const Member& member) {
+  const Shared& group = groups_[size_t(member.group)];
+  const Passes& passes = group.passes;
+  const int streams = member.of->streams;
+  const View& p = member.views[0];
+  if (!p.device.on_cpu()) throw Refused("it is not on the CPU");
+  if (member.step && !member.step_view.device.on_cpu()) {
+    throw Refused("its state 'step' is not on the CPU");
+  }
+  Entry& entry = entries_.emplace_back();
+  bool alike = true, wide = false;
+  for (int s = 0; s < streams; ++s) {
+    const Dtype dtype = entry.dtypes[s] = member.views[s].dtype;
+    entry.run.streams[s] = member.views[s].data;
+    alike &= dtype == p.dtype;
+    wide |= dtype == Dtype::float64;
+  }
+  entry.kernel = alike ? kernels_->update[passes.more()][group.rule][group.variant][int(p.dtype)]
+                       : kernels_->mixed[group.rule][group.variant][wide];
+  entry.run.count = p.numel * (p.complex ? 2 : 1);
+  entry.run.sums = nullptr;
+  entry.layout = member.flat ? -1 : add_layout(member.views, streams);
+  entry.stream_count = streams;
+  entry.group = member.group;
+  entry.index = member.index;
+  entry.first = member.first;
+  entry.begins = member.begins && passes.average;
+  begins_ |= entry.begins;
+  entry.step = member.count();
+  entry.scalars = scalars_for(entry.group, entry.step.at ? entry.step.next() : 0, member.first);
+  entry.first_sum = -1;
+  if (passes.track_stats && p.numel != 0) {
+    entry.first_sum = int64_t(sums_.size());
+    sums_.resize(sums_.size() + (entry.run.count + kSumGrain - 1) / kSumGrain * kSums);
+  }
+}
+
+void Batch::run(int threads, bool share_memory) {
+  ends_.clear();
+  int64_t total = 0;
+  for (const Entry& entry : entries_) {
+    ends_.push_back(total += entry.run.count);
+    if (entry.step.at && !share_memory) entry.step.write(entry.step.next());
+  }
+  if (!share_memory) {
+    update(0, total, threads);
+    return begin_averages();
+  }
+  // As torch's loop does: one parameter after the other, each with the step count that the one
+  // before has left. Gradients are cleared at the end: another parameter may yet read them.
+  std::vector<char> clears;
+  for (Shared& group : groups_) clears.push_back(std::exchange(group.passes.clear_grads, false));
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    Entry& entry = entries_[i];
+    if (entry.step.at) {
+      entry.scalars = scalars_for(entry.group, entry.step.next(), entry.first);
+      entry.step.write(entry.step.next());
+    }
+    update(ends_[i] - entry.run.count, ends_[i], threads);
+  }
+  begin_averages();
+  for (const Entry& entry : entries_) {
+    if (clears[size_t(entry.group)]) clear_gradient(entry);
+  }
+}
+
+void Batch::begin_averages() const {
+  if (!begins_) return;
+  for (const Entry& entry : entries_) {
+    if (entry.begins) copy_stream(entry, 0, entry.stream_count - 1);
+  }
+}
+
+// The elements [from, to) of the batch, in equal shares.
+void Batch::update(int64_t from, int64_t to, int threads) {
+  parallel(useful_threads(to - from, threads), [&](int64_t rank, int64_t size) {
+    share(from + (to - from) * rank / size, from + (to - from) * (rank + 1) / size);
+  });
+}
+
+// The elements [from, to) of the batch, whatever tensors they are in. A share's ends are rounded
+// within their tensor, and both neighbours round alike.
+void Batch::share(int64_t from, int64_t to) {
+  // Runs with one kernel and one set of scalars go into one call.
+  Run runs[kRunsPerCall];
+  int64_t pending = 0;
+  const Entry* of = nullptr;
+  const auto flush = [&] {
+    if (pending) {
+      of->kernel(runs, pending, scalars_[of->scalars].data(), groups_[of->group].passes);
+    }
+    pending = 0;
+  };
+  size_t i = std::upper_bound(ends_.begin(), ends_.end(), from) - ends_.begin();
+  for (; i < entries_.size(); ++i) {
+    const Entry& entry = entries_[i];
+    const int64_t start = ends_[i] - entry.run.count;
+    if (start >= to) break;
+    const bool track = entry.first_sum >= 0;
+    const int64_t grain = track ? kSumGrain : kShareGrain;
+    const auto rounded = [&](int64_t offset) {
+      return std::min(entry.run.count, (offset + grain - 1) / grain * grain);
+    };
+    const int64_t end = to < ends_[i] ? rounded(to - start) : entry.run.count;
+    const int64_t piece = track ? kSumGrain : entry.run.count;
+    for (int64_t begin = from > start ? rounded(from - start) : 0; begin < end; begin += piece) {
+      const int64_t stop = std::min(begin + piece, end);
+      double* const sums =
+          track ? sums_.data() + entry.first_sum + begin / kSumGrain * kSums : nullptr;
+      if (entry.layout >= 0) {
+        flush();
+        update_strided(entry, begin, stop, sums);
+        continue;
+      }
+      if (pending == kRunsPerCall ||
+          (pending && (entry.kernel != of->kernel || entry.scalars != of->scalars ||
+                       entry.group != of->group))) {
+        flush();
+      }
+      of = &entry;
+      Run& run = runs[pending++];
+      for (int k = 0; k < entry.stream_count; ++k) {
+        run.streams[k] = entry.run.streams[k] + begin * entry.bytes(k);
+      }
+      run.dtypes = entry.dtypes;
+      run.count = stop - begin;
+      run.sums = sums;
+    }
+  }
+  flush();
+}
+
+std::vector<Batch::Stats> Batch::stats() const {
+  std::vector<Stats> list;
+  for (const Entry& entry : entries_) {
+    if (entry.first_sum < 0) continue;
+    double sum[kSums] = {};
+    const double* at = sums_.data() + entry.first_sum;
+    for (int64_t i = 0; i < entry.run.count; i += kSumGrain) {
+      for (double& of : sum) of += *at++;
+    }
+    list.push_back({entry.index, std::sqrt(sum[kGradSquares]), std::sqrt(sum[kUpdateSquares]),
+                    std::sqrt(sum[kWeightSquares])});
+  }
+  return list;
+}
+
+}  // namespace fastopt

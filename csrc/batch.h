@@ -1,0 +1,112 @@
+// A batch: the share of a step that this CPU does: tensors as they are added, then their norm, then
+// all of them updated in one parallel region.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels.h"
+#include "members.h"
+
+namespace fastopt {
+
+// Threads that a step over so many real numbers uses, of the `threads` it may.
+int useful_threads(int64_t count, int threads);
+
+// Everything the batch holds is reused from step to step: after the first step nothing allocates.
+class Batch {
+ public:
+  using Scalars = std::array<double, kMaxScalars>;
+
+  void clear();
+
+  // What the parameters of the next group share.
+  void set_group(const Group& group);
+
+  // A parameter as it was read. Throws Refused where its memory is not the CPU's; the batch must
+  // then be cleared. No tensor is changed.
+  void add(const Member& member);
+
+  // Whether a group clips by norm or skips what is not finite, so that measure() must come first.
+  bool needs_norm() const { return needs_norm_; }
+  bool skips_nonfinite() const { return skips_nonfinite_; }
+  bool tracks_stats() const { return tracks_stats_; }
+
+  struct Norm {
+    double value;
+    bool finite;  // false where any gradient has a NaN or an infinity
+  };
+  // The L2 norm of all gradients together, unscaled; sets what they are clipped by.
+  Norm measure(int threads);
+
+  // Count the steps and update every parameter: all at once, or, where they share memory, one after
+  // the other. Writes memory; touches no Python object.
+  void run(int threads, bool share_memory);
+
+  struct Stats {
+    int index;
+    double grad_norm, update_norm, weight_norm;
+  };
+  // Of the parameters of the last run() whose group tracks statistics.
+  std::vector<Stats> stats() const;
+
+ private:
+  struct Shared {  // by the parameters of a group
+    int rule, variant;
+    std::array<double, kMaxHyper> hyper;
+    Passes passes;
+  };
+  struct Entry {
+    Entry() {}  // add() fills it: zeroing it first took 5 % of SGD over 1000 tensors of 64
+    Kernel kernel;
+    Run run;         // all of it, in real numbers
+    int64_t layout;  // where its strided layout starts in layouts_, or -1: one contiguous run
+    int stream_count;
+    Dtype dtypes[kMaxStreams];
+    int scalars;
+    int group;
+    int index;
+    bool first, begins;
+    StepCount step;
+    int64_t first_sum;  // in sums_, where statistics are tracked
+    int64_t bytes(int stream) const { return kElementBytes[int(dtypes[stream])]; }
+  };
+
+  int64_t add_layout(const View* views, int count);
+  int scalars_for(int group, double step, bool first);
+  bool measure_share(int64_t from, int64_t to);
+  void update(int64_t from, int64_t to, int threads);
+  void share(int64_t from, int64_t to);
+  void clear_gradient(const Entry& entry) const;
+  void begin_averages() const;
+  void copy_stream(const Entry& entry, int from, int to) const;
+  template <class Visit>
+  void walk(const Entry& entry, int64_t from, int64_t to, const Visit& visit) const;
+  void gather(const Entry& entry, int stream, int64_t from, int64_t to, char* out) const;
+  void update_strided(const Entry& entry, int64_t begin, int64_t end, double* sums) const;
+
+  std::vector<Entry> entries_;
+  std::vector<Shared> groups_;
+  std::vector<Scalars> scalars_;
+  std::vector<int64_t> layouts_;
+  std::vector<int64_t> ends_;        // running total of elements, by entry
+  std::vector<int64_t> block_ends_;  // running total of blocks of the norm, by entry
+  std::vector<double> square_sums_;  // of each such block
+  std::vector<double> sums_;         // of the statistics: kSums for each kSumGrain of an entry
+  bool needs_norm_ = false;
+  bool skips_nonfinite_ = false;
+  bool tracks_stats_ = false;
+  bool begins_ = false;  // an average does
+
+  const Kernels* kernels_ = nullptr;
+  int scalars_group_ = -1;  // whose scalars_.back() are, and at what step
+  double scalars_step_ = -1;
+  bool scalars_first_ = false;
+};
+
+}  // namespace fastopt
