@@ -10,7 +10,6 @@ import sys
 from typing import Any
 
 from benchmarks import (
-    codegen,
     compare,
     cpu,
     curves,
@@ -29,7 +28,6 @@ COMMANDS: dict[str, Any] = {
     **{m.QUESTION.kind: m.QUESTION for m in (cpu, peers, tail, curves, train, micro, profiling)},
     "report": report,
     "compare": compare,
-    "codegen": codegen,
     "gpu": gpu,
 }
 

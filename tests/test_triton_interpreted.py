@@ -6,10 +6,12 @@ Skipped in a plain run; `make test` runs it with the parity suite, under TRITON_
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import gpu_parity
 import pytest
 import torch
 from support import ALL_DTYPES, UNITS, assert_same_bits, parameter, params_of, values
@@ -210,14 +212,19 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_gpu_suites_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m benchmarks gpu`: its checks, all but graphs and streams, here on CPU tensors."""
-    from benchmarks import gpu_parity
-
+    """Those of tests/gpu_parity.py, all but graphs and streams, here on CPU tensors."""
     monkeypatch.setattr(gpu_parity, "SIZES", [0, 1, 5, BLOCK + 1])
-    rows = gpu_parity.parity(torch.device("cpu"))
-    assert len(rows) == 61
+    rules = {getattr(fastopt, cls)._rule for cls, _ in gpu_parity.VARIANTS}
+    assert rules == set(_core.rules())
+    rows = list(gpu_parity.parity(torch.device("cpu")))
+    assert rows
     assert [row for row in rows if "error" in row or (row["differing"] and not UNITS)] == []
-    # and they can fail: one number changed behind the optimizer's back
+
+
+def test_the_gpu_suites_checks_can_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One number changed behind the optimizer's back; then a check that raises."""
     step_both = gpu_parity.step_both
 
     def spoiled(twins: gpu_parity.Twins, *args: Any, **more: Any) -> None:
@@ -225,4 +232,11 @@ def test_the_gpu_suites_checks(monkeypatch: pytest.MonkeyPatch) -> None:
         twins.ours[0].data[0] += 1
 
     monkeypatch.setattr(gpu_parity, "step_both", spoiled)
-    assert gpu_parity.groups(torch.device("cpu")) > 0
+    monkeypatch.setattr(
+        gpu_parity, "checks", lambda device: [("spoiled", gpu_parity.groups), ("raises", None)]
+    )
+    monkeypatch.setattr("sys.argv", ["gpu_parity.py", "cpu"])
+    assert gpu_parity.main() == 1
+    spoilt, raising = map(json.loads, capsys.readouterr().out.splitlines())
+    assert spoilt["differing"] > 0
+    assert "TypeError" in raising["error"]
