@@ -241,31 +241,26 @@ def test_gpu_suite_without_a_gpu() -> None:
     assert "needs a GPU" in found.stdout + found.stderr
 
 
-def test_rows_of_the_gpu_suite() -> None:
-    """What follows from samples: ratio, share of the copy's bandwidth, verdict."""
+@pytest.mark.parametrize("timed", ["device", "host"])
+def test_the_gpu_suites_rows(timed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row can be built, checked and raced: here, small CPU tensors and the CPU's clock."""
+    from benchmarks import gpu, method
+
+    torch.set_num_threads(1)
+    monkeypatch.setattr(gpu, "CLOCKS", {timed: method.timed})
+    rows = [dataclasses.replace(r, timing=timed) for r in gpu.ROWS if r.timing in (timed, "graph")]
+    found = [{"id": row.id, **gpu.run_row(row, method.QUICK, "cpu")} for row in rows]
+    for row in found:
+        assert (row["verdict"], row["wrong"]) == ("right", [])
+        assert row["errors"]["fastopt"] > 0
+        assert row["samples"].keys() >= {"fastopt", "floor"}
+    shown = gpu.table({"rows": found})
+    assert list(shown["groups"]) == [str(row.groups) for row in rows]
+
+
+def test_the_gpu_suite_says_what_is_not_in_parity(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import gpu
 
-    work = gpu.Work("64M", "SGD", [(1 << 26,)], 5, {}, gpu.FUSED, 1.5, 0.9)
-    samples = {"fastopt": [1.0, 1.0, 1.0], "peer": [2.0, 2.0, 2.0], "copy": [0.5, 0.5, 0.5]}
-    row = gpu.assess(work, samples, moved=1000, copied=500)
-    assert (row["ratio"]["median"], row["bandwidth"], row["verdict"]) == (2.0, 1.0, "ok")
-    assert gpu.assess(work, samples, moved=800, copied=500)["verdict"] == "short"
-    slow = {**samples, "fastopt": [1.5, 1.5, 1.5]}
-    assert gpu.assess(work, slow, moved=2000, copied=500)["verdict"] == "short"
-
-
-@pytest.mark.parametrize("work", range(9))
-def test_the_gpu_suites_works(work: int) -> None:
-    """Every row can be built and stepped by fastopt and by its peer: here, small CPU tensors."""
-    from benchmarks import gpu
-
-    row = gpu.WORKS[work]
-    small = dataclasses.replace(row, shapes=[(3,)] * min(len(row.shapes), 200))
-    options = {k: v for k, v in small.options.items() if k != "capturable"}  # a GPU's
-    small = dataclasses.replace(small, options=options)
-    for module, flags in ((fastopt, small.passes), (torch.optim, small.peer)):
-        made, params = gpu.build(module, small, torch.device("cpu"), **flags)
-        before = [p.detach().clone() for p in params]
-        made.step()
-        assert not any(torch.equal(p, q) for p, q in zip(params, before, strict=True))
-        assert len(made.param_groups) == row.groups
+    monkeypatch.setattr(gpu, "PARITY", HERE / "nothing.py")
+    (found,) = gpu.parity("cuda:0")
+    assert "exit code 2" in found["error"]
