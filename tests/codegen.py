@@ -3,9 +3,6 @@
 Every rule, variant and dtype is compiled for every target, with and without GradScaler's part and
 the passes around the update, and so are the kernels of the norm. What comes out is read: accesses
 in the assembly, registers and spills as the assembler counts them.
-
-    make codegen                              # all of it
-    make codegen ARGS="--target sm_90 --quick"
 """
 
 from __future__ import annotations
@@ -27,6 +24,8 @@ import pandas as pd
 
 from fastopt import _core
 from fastopt.backends.triton import missing
+
+HELP = "compile every Triton kernel for every GPU target and check its code; needs no GPU"
 
 # One case in so many; prime to the sixteen of dtypes and kinds, so that all of those occur.
 QUICK = 13
@@ -268,10 +267,7 @@ def table(codes: list[Code]) -> pd.DataFrame:
 
 def main() -> int:
     """Print the table; 1 if any kernel is not as it must be."""
-    parser = argparse.ArgumentParser(
-        description="Compile every Triton kernel for every GPU target and check its code. No GPU "
-        "is needed."
-    )
+    parser = argparse.ArgumentParser(description=HELP)
     names = [target.name for target in TARGETS]
     parser.add_argument("--target", action="append", choices=names, help="default: all of them")
     parser.add_argument("--quick", action="store_true", help="one case in thirteen")
