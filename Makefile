@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: test sanitize fuzz matrix demo bench lint format clean
+.PHONY: test sanitize fuzz codegen matrix demo bench lint format clean
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
@@ -24,6 +24,10 @@ sanitize: $(VENV)/.test
 # FUZZ_SECONDS: how long (600); FUZZ_SEED: the first seed; alone, that round only, made small.
 fuzz: $(VENV)/.test
 	$(BIN)/python tests/fuzz
+
+# What the Triton kernels compile to, for every GPU target; ARGS="--target sm_90 --quick" for a part.
+codegen: $(VENV)/.test
+	$(BIN)/python tests/codegen.py $(ARGS)
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo $(ARGS)

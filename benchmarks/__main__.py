@@ -9,28 +9,13 @@ import argparse
 import sys
 from typing import Any
 
-from benchmarks import (
-    codegen,
-    compare,
-    cpu,
-    curves,
-    everything,
-    gpu,
-    micro,
-    peers,
-    profiling,
-    report,
-    tail,
-    train,
-)
+from benchmarks import compare, everything, report
 
 COMMANDS: dict[str, Any] = {
     "all": everything,
-    **{m.QUESTION.kind: m.QUESTION for m in (cpu, peers, tail, curves, train, micro, profiling)},
+    **{question.kind: question for question in report.QUESTIONS},
     "report": report,
     "compare": compare,
-    "codegen": codegen,
-    "gpu": gpu,
 }
 
 

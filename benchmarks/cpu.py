@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 
 import pandas as pd
 
@@ -14,12 +12,13 @@ from benchmarks.method import Plan, ratios, spreads, verdict
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 from benchmarks.race import race
 from benchmarks.record import Record
-from benchmarks.session import Question, Rows, microseconds, named
+from benchmarks.session import Question, each_of, microseconds, named
 from benchmarks.shapes import WORKS, Shape, numel
 
 # Whom a row races.
 PEERS: dict[str, tuple[str, ...]] = {
     "fused": ("torch.fused",),
+    "foreach": ("torch.foreach",),
     "default": ("torch.default",),
     "best": ("torch.default", "torch.foreach"),
     "any": ("torch.default", "torch.foreach", "torch.fused"),
@@ -83,20 +82,18 @@ def work_shapes(work: str, quick: bool) -> Sequence[Shape]:
     return [(min(numel([shape]), QUICK_ELEMENTS),) for shape in shapes] if quick else shapes
 
 
-def run_row(
-    row: Row, plan: Plan, quick: bool = False, makers: Mapping[str, Maker] = MAKERS
-) -> Record:
+def run_row(row: Row, plan: Plan, makers: Mapping[str, Maker] = MAKERS) -> Record:
     """Check and time one row."""
-    shapes = work_shapes(row.work, quick)
+    shapes = work_shapes(row.work, plan.quick)
     problem = Problem(shapes, ALGORITHMS[row.algorithm], DTYPES[row.dtype])
     entrants = {name: makers[name] for name in ("fastopt", *PEERS[row.against])}
-    return judged(asdict(row) | race(problem, entrants, plan), quick)
+    return judged(asdict(row) | race(problem, entrants, plan), plan.quick)
 
 
 def peer(row: Record) -> str:
     """The quickest of those that race fastopt; nobody where that or everybody else is wrong."""
     times = spreads(row["samples"])
-    others = [name for name in times if name not in ("fastopt", FLOOR, "copy")]
+    others = [name for name in times if name not in ("fastopt", FLOOR)]
     return min(others, key=lambda n: times[n].median) if others and "fastopt" in times else ""
 
 
@@ -132,7 +129,7 @@ def table(found: Record) -> pd.DataFrame:
             line |= {
                 "against": quickest,
                 "ratio [quartiles]": ratio.text(missed="ratio" in missed),
-                "goal": f"{row['goal']:g}x",
+                "goal": f"{row['goal']:g}x" if row["goal"] else "",
                 "time / floor": f"**{floor}**" if "floor" in missed else floor,
                 "fastopt us": microseconds(times["fastopt"].median),
                 "against us": microseconds(times[quickest].median),
@@ -145,13 +142,9 @@ def table(found: Record) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns).fillna("")
 
 
-def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
-    return {row.id: partial(run_row, row, plan, arguments.quick) for row in ROWS}
-
-
 QUESTION = Question(
     "cpu",
     "step time of every CPU work against torch's, each beside the floor of a bare stream",
-    rows,
+    each_of(ROWS, run_row),
     table,
 )

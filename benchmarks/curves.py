@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from benchmarks.contestants import FLOOR, MAKERS, forced
-from benchmarks.method import QUICK, Plan, ratios, spreads, verdict
+from benchmarks.method import Plan, ratios, spreads, verdict
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 from benchmarks.race import race
 from benchmarks.record import Record
@@ -63,20 +63,16 @@ def measure(point: Point, algorithm: str, dtype: str, plan: Plan) -> Record:
         found = race(problem, {**ours, torchs: MAKERS[torchs]}, plan)
     finally:
         torch.set_num_threads(before)
+    judgement = "wrong" if ours.keys() & found["wrong"] else verdict(plan.quick, False)
     about = {"sweep": point.sweep, "x": point.x, "threads": point.threads}
-    about |= {"algorithm": algorithm, "dtype": dtype}
-    return (
-        about
-        | found
-        | {"verdict": "wrong" if ours.keys() & found["wrong"] else verdict(plan is QUICK, False)}
-    )
+    return about | {"algorithm": algorithm, "dtype": dtype} | found | {"verdict": judgement}
 
 
 def table(found: Record) -> pd.DataFrame:
     """A line a point: everybody's ns per element, with the time over the floor's."""
     lines = []
     for row in found["rows"]:
-        over = ratios(row["samples"], FLOOR) if row["samples"] else {}
+        over = ratios(row["samples"], FLOOR)
         lines.append(
             {"sweep": row["sweep"], "at": f"{row['x']:,}", "threads": str(row["threads"])}
             | {
@@ -93,7 +89,7 @@ def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
         f"{point.sweep}/{point.x}": partial(
             measure, point, arguments.algorithm, arguments.dtype, plan
         )
-        for point in sweeps(torch.get_num_threads(), arguments.quick)
+        for point in sweeps(torch.get_num_threads(), plan.quick)
     }
 
 
@@ -108,5 +104,5 @@ QUESTION = Question(
         "--algorithm": {"choices": ALGORITHMS, "default": "Adam"},
         "--dtype": {"choices": DTYPES, "default": "fp32"},
     },
-    about={"notes": ["ns per element, medians (and over the floor's time)"]},
+    about=lambda: {"notes": ["ns per element, medians (and over the floor's time)"]},
 )

@@ -33,10 +33,9 @@ MEASUREMENTS: dict[str, list[str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m benchmarks all`."""
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny tensors: proves that all works, no more"
-    )
-    add_isa(parser, "the tables with goals once more, fastopt forced to these")
+    quick = "tiny tensors: proves that all works, no more"
+    parser.add_argument("--quick", action="store_true", help=quick)
+    add_isa(parser, "the tables with goals once more, fastopt forced to these instruction sets")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="the folder")
 
 

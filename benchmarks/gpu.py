@@ -1,19 +1,20 @@
-"""The GPU suite: works, timing, the table, the command.
+"""The table of GPU steps against torch's: rows with their goals, how a GPU is timed, the command.
 
-One command for a machine with a GPU and no network. Every claim is a ratio of medians taken in one
-process, contestants in turn; what the device computes is checked against the CPU engine before
-anything is timed (gpu_parity.py).
+One command for a machine with a GPU and no network. What the device computes is first checked
+against the CPU engine (tests/gpu_parity.py); then its rows are raced as those of the CPU are, where
+the floor is a copy of as many bytes on the device.
 """
 
 from __future__ import annotations
 
-import argparse
-import functools
-import math
+import json
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,113 +22,70 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-import fastopt
-from benchmarks import record, session
-from benchmarks.gpu_parity import parity
-from benchmarks.method import ratios, spreads
-from benchmarks.shapes import gpt2
+from benchmarks import cpu
+from benchmarks.contestants import MAKERS, Maker
+from benchmarks.cpu import PEERS, judged, work_shapes
+from benchmarks.method import Clock, Plan, Step
+from benchmarks.problem import ALGORITHMS, DTYPES, Problem
+from benchmarks.race import race
+from benchmarks.record import Record
+from benchmarks.session import Question, each_of
+from benchmarks.tail import AVERAGED, ENTRANTS, Tail
 from fastopt.backends.triton import missing
 
-HELP = "parity on the GPU, then its table; needs a GPU, no network"
-
-Step = Callable[[], object]
-Shapes = Sequence[tuple[int, ...]]
-BIG: Shapes = [(1 << 28,)]  # 256M elements
-SMALL: Shapes = [(8837,)] * 86  # 0.76M elements
-TINY: Shapes = [(64,)] * 1000
-# Unmeasured rounds first: compilation, plans, the allocator.
-WARM_UP = 3
+PARITY = Path(__file__).parents[1] / "tests" / "gpu_parity.py"
 
 
 @dataclass(frozen=True)
-class Work:
-    """One row: what is stepped, how it is timed, against whom, and the goals."""
+class Row(cpu.Row):
+    """A line of the table: also how it is timed, and in how many groups its parameters are."""
 
-    name: str
-    cls: str
-    shapes: Shapes
-    streams: int  # tensors read and written, by element: the bytes of a step
-    options: dict[str, Any]
-    peer: dict[str, Any]
-    goal: float | None  # times as fast as the peer
-    bandwidth: float | None = None  # of the device's own copy
-    dtype: torch.dtype = torch.float32
-    timing: str = "device"  # device, host or graph
+    timing: str = "device"  # a key of CLOCKS; graph: a captured step's replays
     groups: int = 1
-    passes: dict[str, Any] = field(default_factory=dict)  # of fastopt; the peer: `composed`
+
+    @property
+    def id(self) -> str:
+        """With what sets it apart from another row over the same work."""
+        return f"{super().id}/{self.timing}/{self.groups}"
 
 
-FUSED, FOREACH = {"fused": True}, {"foreach": True}
-MOMENTUM = {"lr": 1e-3, "momentum": 0.9}
-BF16 = torch.bfloat16
-CLIP_AND_AVERAGE = {"max_grad_norm": 1.0, "ema_decay": 0.999}
+# 0.92 and 0.90 of the bandwidth of a copy were asked for.
+OF_COPY, OF_COPY_BF16 = 1 / 0.92, 1 / 0.90
 # 200 param groups were asked of GPT-2 small, which has 148 tensors: each is a group of its own.
-WORKS = [
-    Work("256M fp32", "AdamW", BIG, 7, {}, FUSED, None, 0.92),
-    Work("256M fp32", "SGD", BIG, 5, MOMENTUM, FUSED, None, 0.92),
-    Work("256M fp32", "RMSprop", BIG, 5, {}, FOREACH, 3.0),
-    Work("256M bf16", "AdamW", BIG, 7, {}, FUSED, 1.0, 0.90, BF16),
-    Work("256M bf16", "SGD", BIG, 5, MOMENTUM, FUSED, 1.0, 0.90, BF16),
-    Work("86 tensors, graph", "Adam", SMALL, 7, {"capturable": True}, FUSED, 3.0, timing="graph"),
-    Work("1000 x 64, host", "Adam", TINY, 7, {}, FUSED, 5.0, timing="host"),
-    Work("GPT-2 small, 148 groups", "AdamW", gpt2(), 7, {}, FUSED, 2.0, groups=148),
-    Work(
-        "GPT-2 small, clip and average",
-        "AdamW",
-        gpt2(),
-        10,
-        {},
-        FUSED,
-        None,
-        passes=CLIP_AND_AVERAGE,
-    ),
+ROWS = [
+    Row("1x256M", "AdamW", "fp32", "fused", None, OF_COPY),
+    Row("1x256M", "SGD-momentum", "fp32", "fused", None, OF_COPY),
+    Row("1x256M", "RMSprop", "fp32", "foreach", 3.0),
+    Row("1x256M", "AdamW", "bf16", "fused", 1.0, OF_COPY_BF16),
+    Row("1x256M", "SGD-momentum", "bf16", "fused", 1.0, OF_COPY_BF16),
+    Row("86x8837", "Adam", "fp32", "fused", 3.0, timing="graph"),
+    Row("1000x64", "Adam", "fp32", "fused", 5.0, timing="host"),
+    Row("gpt2", "AdamW", "fp32", "fused", 2.0, groups=148),
+    Row("gpt2", "clip+AdamW+EMA", "fp32", "passes"),
 ]
 
 
-def build(module: Any, work: Work, device: torch.device, **flags: Any) -> tuple[Any, list[Tensor]]:
-    """An optimizer over fresh tensors with gradients; each group has its own learning rate."""
-    generator = torch.Generator(device).manual_seed(0)
-
-    def normal(shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(shape, generator=generator, device=device, dtype=work.dtype)
-
-    params = [normal(shape).requires_grad_() for shape in work.shapes]
-    for p in params:
-        p.grad = normal(tuple(p.shape))
-    count = min(work.groups, len(params))
-    groups = [{"params": params[i::count], "lr": 1e-3 * 0.99**i} for i in range(count)]
-    return getattr(module, work.cls)(groups, **{**work.options, **flags}), params
-
-
-def composed(step: Step, params: list[Tensor], passes: dict[str, Any]) -> Step:
-    """Torch's own passes around a step, one after another: clipping by norm, the average."""
-    values = [p.detach() for p in params]
-    averages = [p.clone() for p in values]
-
-    def run() -> None:
-        torch.nn.utils.clip_grad_norm_(params, passes["max_grad_norm"])
-        step()
-        torch._foreach_lerp_(averages, values, 1 - passes["ema_decay"])
-
-    return run
-
-
-def device_time(step: Step) -> float:
-    """Seconds between two events around a step."""
+def device_time(step: Step, repeats: int) -> float:
+    """Seconds between two events around the steps."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     begin.record()
-    step()
+    for _ in range(repeats):
+        step()
     end.record()
     end.synchronize()
-    return float(begin.elapsed_time(end)) * 1e-3
+    return float(begin.elapsed_time(end)) * 1e-3 / repeats
 
 
-def host_time(step: Step) -> float:
+def host_time(step: Step, repeats: int) -> float:
     """Seconds until the host may go on; the device is idle before."""
     torch.cuda.synchronize()
     begin = time.perf_counter()
-    step()
-    return time.perf_counter() - begin
+    for _ in range(repeats):
+        step()
+    return (time.perf_counter() - begin) / repeats
+
+
+CLOCKS: dict[str, Clock] = {"device": device_time, "host": host_time, "graph": device_time}
 
 
 def captured(step: Step) -> Step:
@@ -135,7 +93,7 @@ def captured(step: Step) -> Step:
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
+        for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -144,118 +102,98 @@ def captured(step: Step) -> Step:
     return graph.replay
 
 
-def measure(work: Work, device: torch.device, rounds: int) -> record.Record:
-    """Time fastopt, the peer and, for the floor, a copy of as many bytes, in turn."""
-    peer, params = build(torch.optim, work, device, **work.peer)
-    made = {
-        "fastopt": build(fastopt, work, device, **work.passes)[0].step,
-        "peer": composed(peer.step, params, work.passes) if work.passes else peer.step,
-    }
-    steps: dict[str, Step] = dict(made)
-    if work.timing == "graph":
-        steps = {name: captured(step) for name, step in made.items()}
-    elements = sum(math.prod(shape) for shape in work.shapes)
-    moved = elements * work.dtype.itemsize * work.streams
-    source: Tensor | None = None
-    if work.bandwidth is not None:
-        source = torch.empty(min(moved // 2, 1 << 30), dtype=torch.uint8, device=device)
-        target = torch.empty_like(source)
-        steps["copy"] = functools.partial(target.copy_, source)
-    clock = host_time if work.timing == "host" else device_time
-    for step in steps.values():
-        for _ in range(WARM_UP):
-            step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for index in range(rounds):
-        for name in list(steps) if index % 2 == 0 else reversed(list(steps)):
-            times[name].append(clock(steps[name]))
-    return assess(work, times, moved, 2 * source.numel() if source is not None else 0)
+def copy(problem: Problem) -> Step:
+    """The floor: a copy on the device that moves the bytes of a step, at most 1 GiB at once."""
+    moved = problem.elements * problem.algorithm.bytes_per_param(problem.dtype) // 2
+    whole, rest = divmod(moved, 1 << 30)
+    source = torch.zeros(min(moved, 1 << 30), dtype=torch.uint8, device=problem.device)
+    target = torch.empty_like(source)
+
+    def step() -> None:
+        for _ in range(whole):
+            target.copy_(source)
+        target[:rest].copy_(source[:rest])
+
+    return step
 
 
-def assess(
-    work: Work, samples: dict[str, list[float]], moved: int, copied: int = 0
-) -> record.Record:
-    """The row of a work from its samples; `moved` and `copied`: bytes of a step and of a copy."""
-    ratio = ratios(samples, "fastopt")["peer"]
-    row: record.Record = {
-        "id": f"{work.name}/{work.cls}",
-        "work": work.name,
-        "algorithm": work.cls,
-        "dtype": str(work.dtype).removeprefix("torch."),
-        "tensors": len(work.shapes),
-        "elements": sum(math.prod(shape) for shape in work.shapes),
-        "bytes_per_param": work.dtype.itemsize * work.streams,
-        "peer": "fused" if work.peer == FUSED else "foreach",
-        "timing": work.timing,
-        "samples": samples,
-        "ratio": asdict(ratio),
-        "goal": work.goal,
-        "bandwidth_goal": work.bandwidth,
-    }
-    missed = work.goal is not None and ratio.median < work.goal
-    if work.bandwidth is not None:
-        times = spreads(samples)
-        speed = moved / times["fastopt"].median
-        row["bandwidth"] = speed / (copied / times["copy"].median)
-        missed |= row["bandwidth"] < work.bandwidth
-    return row | {"verdict": "short" if missed else "ok"}
+def grouped(make: Maker, row: Row) -> Maker:
+    """`make`'s optimizer over the row's groups of parameters."""
+    fixed = {"capturable": True} if row.timing == "graph" else {}
+
+    def maker(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        groups = [{"params": params[i :: row.groups]} for i in range(row.groups)]
+        return make(cls, groups, {**options, **fixed})  # type: ignore[arg-type]
+
+    return maker
 
 
-def table(found: record.Record) -> pd.DataFrame:
-    """A line a work: its ratio and bandwidth, each with its goal."""
-    lines = []
-    for row in found["rows"]:
-        goal, share, share_goal = row["goal"], row.get("bandwidth"), row["bandwidth_goal"]
-        missed = goal is not None and row["ratio"]["median"] < goal
-        lines.append(
-            {
-                "work": row["work"],
-                "optimizer": f"{row['algorithm']}, {row['dtype']}",
-                "against": row["peer"],
-                "ratio [quartiles]": ratios(row["samples"], "fastopt")["peer"].text(missed),
-                "goal": f"{goal:g}x" if goal else "",
-                "of copy's bandwidth": f"{share:.0%}" if share else "",
-                "its goal": f"{share_goal:.0%}" if share_goal else "",
-                "": row["verdict"],
-            }
-        )
-    return pd.DataFrame(lines)
+def run_row(row: Row, plan: Plan, device: str = "cuda") -> Record:
+    """Check and time one row."""
+    torch.cuda.empty_cache()  # of the row before
+    shapes = work_shapes(row.work, plan.quick)
+    about = (DTYPES[row.dtype], device)
+    if row.against == "passes":
+        problem: Problem = Tail(shapes, AVERAGED, *about)
+        makers = ENTRANTS["passes"]
+    else:
+        problem = Problem(shapes, ALGORITHMS[row.algorithm], *about)
+        entrants = ("fastopt", *PEERS[row.against])
+        makers = {name: grouped(MAKERS[name], row) for name in entrants}
+    # How torch rounds on a GPU is not known here: what it computes is timed whatever it is.
+    coarse = dict.fromkeys(makers.keys() - {"fastopt"}, inf)
+    how: dict[str, Any] = {"clock": CLOCKS[row.timing], "floor": copy}
+    if row.timing == "graph":
+        how["ready"] = captured
+    return judged(asdict(row) | race(problem, makers, plan, coarse, **how), plan.quick)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `gpu`."""
-    parser.add_argument("--rounds", type=int, default=25, help="rounds a row (default: 25)")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/<device>.json")
+def table(found: Record) -> pd.DataFrame:
+    """As the CPU's; also how a row is timed, and its groups."""
+    shown = cpu.table(found)
+    shown.insert(2, "timed", [row["timing"] for row in found["rows"]])
+    shown.insert(3, "groups", [str(row["groups"]) for row in found["rows"]])
+    return shown
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """Parity, then the table; 1 where there is no GPU or a result differs."""
+def parity(device: str) -> list[Record]:
+    """What every check found; a process of its own, for a fault spoils a device for its process."""
+    command = [sys.executable, str(PARITY), device]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    if done.returncode not in (0, 1) or not found:
+        found.append({"check": "all", "error": f"ended with exit code {done.returncode}"})
+    return found
+
+
+def checked() -> Record:
+    """The device and what the checks found there; ends the program where there is none."""
     if not torch.cuda.is_available():
-        print("benchmarks gpu needs a GPU that torch can use (torch.cuda.is_available() is False)")
-        return 1
+        raise SystemExit("benchmarks gpu needs a GPU: torch.cuda.is_available() is False")
     if missing() or os.environ.get("TRITON_INTERPRET") == "1":
-        print(f"benchmarks gpu needs Triton, not interpreted: {missing() or 'TRITON_INTERPRET=1'}")
-        return 1
-    begin = time.perf_counter()
-    device = torch.device("cuda", torch.cuda.current_device())
-    name = torch.cuda.get_device_name(device)
-    found = record.header("gpu", rounds=arguments.rounds)
-    found["device"] = {
-        "name": name,
-        "memory": torch.cuda.get_device_properties(device).total_memory,
+        why = missing() or "TRITON_INTERPRET is 1"
+        raise SystemExit(f"benchmarks gpu needs Triton, not interpreted: {why}")
+    index = torch.cuda.current_device()
+    about = torch.cuda.get_device_properties(index)
+    checks = parity(f"cuda:{index}")
+    failed = [check for check in checks if check.get("differing") != 0]
+    said = f"parity with the CPU engine: {len(checks)} checks, {len(failed)} failed"
+    return {
+        "device": {"name": about.name, "memory": about.total_memory},
+        "parity": checks,
+        "failed": failed,
+        "notes": [said, *map(str, failed)],
+        "out": f"benchmarks/results/{about.name.lower().replace(' ', '-')}.json",
     }
-    found["parity"] = parity(device)
-    wrong = [row for row in found["parity"] if row.get("differing") != 0]
-    found["notes"] = [
-        f"parity with the CPU engine: {len(found['parity'])} checks, {len(wrong)} failed",
-        *map(str, wrong),
-    ]
-    found["rows"] = []
-    for work in WORKS:
-        found["rows"].append(measure(work, device, arguments.rounds))
-        torch.cuda.empty_cache()
-    found["seconds"] = time.perf_counter() - begin
-    session.show(found, table(found))
-    results = Path(__file__).parent / "results"
-    record.save(arguments.output or results / f"{name.lower().replace(' ', '-')}.json", found)
-    return int(bool(wrong))
+
+
+QUESTION = Question(
+    "gpu",
+    "parity on the GPU, then its table; needs a GPU, no network",
+    each_of(ROWS, run_row),
+    table,
+    # One placement: two of everything that is raced need not fit the device.
+    Plan(min_rounds=25, min_sample=0.0, placements=1),
+    forces=False,
+    about=checked,
+)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 Samples = dict[str, list[float]]
+Step = Callable[[], object]
+Clock = Callable[[Step, int], float]  # seconds per step over so many steps
 
 # Ratios whose middle half is wider than this claim nothing. On a nearly idle machine it was 0.01
 # to 0.15 between identical contestants; beside processes busy on all cores, 0.5 and more.
@@ -43,7 +45,12 @@ def spreads(samples: Samples | pd.DataFrame) -> dict[str, Spread]:
 
 
 def ratios(samples: Samples, base: str) -> dict[str, Spread]:
-    """Everybody's time over `base`'s, by round: both saw the same machine, milliseconds apart."""
+    """Everybody's time over `base`'s, by round: both saw the same machine, milliseconds apart.
+
+    Nobody's where `base` was not timed.
+    """
+    if base not in samples:
+        return {}
     times = pd.DataFrame(samples)
     return spreads(times.div(times[base], axis=0))
 
@@ -66,6 +73,7 @@ class Plan:
     max_rounds: int = 101
     min_sample: float = 2e-3
     placements: int | None = None  # how often everything is built anew; None: see race.py
+    quick: bool = False  # results are checked, on tiny tensors; times mean nothing
 
     def rounds(self, seconds_per_round: float) -> int:
         """Rounds that fit the budget, within the plan's bounds."""
@@ -73,10 +81,10 @@ class Plan:
         return max(self.min_rounds, min(self.max_rounds, fitting))
 
 
-QUICK = Plan(budget=0.0, min_rounds=2, max_rounds=2, min_sample=0.0)
+QUICK = Plan(budget=0.0, min_rounds=2, max_rounds=2, min_sample=0.0, quick=True)
 
 
-def timed(step: Callable[[], object], repeats: int) -> float:
+def timed(step: Step, repeats: int) -> float:
     """Seconds per step over `repeats` steps."""
     loop = range(repeats)
     begin = time.perf_counter_ns()
@@ -85,7 +93,7 @@ def timed(step: Callable[[], object], repeats: int) -> float:
     return (time.perf_counter_ns() - begin) * 1e-9 / repeats
 
 
-def interleave(steps: Mapping[str, Callable[[], object]], plan: Plan) -> Samples:
+def interleave(steps: Mapping[str, Step], plan: Plan, clock: Clock = timed) -> Samples:
     """Seconds per step of every contestant in every round; index i of all lists is round i.
 
     Contestants take turns. The order rotates and every second round runs backwards, so that each
@@ -96,9 +104,9 @@ def interleave(steps: Mapping[str, Callable[[], object]], plan: Plan) -> Samples
     cost = 0.0
     for name, step in steps.items():
         step()
-        first = timed(step, 1)
+        first = clock(step, 1)
         repeats[name] = max(1, math.ceil(plan.min_sample / first))
-        cost += timed(step, repeats[name]) * (repeats[name] + (repeats[name] > 1))
+        cost += clock(step, repeats[name]) * (repeats[name] + (repeats[name] > 1))
     names = list(steps)
     samples: Samples = {name: [] for name in names}
     collecting = gc.isenabled()
@@ -110,7 +118,7 @@ def interleave(steps: Mapping[str, Callable[[], object]], plan: Plan) -> Samples
             for name in order if index % 2 == 0 else reversed(order):
                 if repeats[name] > 1:
                     steps[name]()
-                samples[name].append(timed(steps[name], repeats[name]))
+                samples[name].append(clock(steps[name], repeats[name]))
     finally:
         if collecting:
             gc.enable()

@@ -6,7 +6,6 @@ Colours are Okabe and Ito's, which people with any colour vision tell apart.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 from benchmarks import record
 from benchmarks.contestants import FLOOR
 from benchmarks.cpu import peer
-from benchmarks.method import Spread, ratios, spreads
+from benchmarks.method import ratios, spreads
 from benchmarks.profiling import medians, parts
 from benchmarks.record import Record
 from benchmarks.session import microseconds
@@ -53,38 +52,56 @@ def frame(found: Record, title: str, height: float, rows: int = 1, **kw: Any) ->
     return figure, axes
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A ratio with its label, what is said of it, and its goal; without a ratio it is wrong."""
+def speedup(found: Record, everybody: bool = False) -> Figure | None:
+    """The quickest peer's time, or everybody's, over that of fastopt or of a kernel's base."""
+    lines: list[dict[str, Any]] = []
+    for row in found["rows"]:
+        base, goal, missed = row.get("base", "fastopt"), row.get("goal"), row.get("missed", [])
+        over = ratios(row["samples"], base)
+        names = [name for name in over if name not in (base, FLOOR)]
+        if names and not everybody:
+            names = [peer(row)]
+        label = row["id"].replace("/", "  ")
+        for name in names:
+            who = name if everybody else name.removeprefix("torch.")
+            said = [f"{over[name].median:.2f}x {who}"]
+            if goal:
+                said.append(f"goal {goal:g}x" + ": BELOW" * ("ratio" in missed))
+            said += ["floor goal MISSED"] * ("floor" in missed)
+            said += ["noisy"] * (row["verdict"] == "noisy")
+            slower = base == "fastopt" and not goal and over[name].median < 1
+            colour = VERDICTS.get("short" if slower else row["verdict"], OURS)
+            lines.append(
+                {"label": label, "text": ", ".join(said)}
+                | {"colour": colour, "goal": goal, **vars(over[name])}
+            )
+        for name in row.get("wrong", []) if everybody or not names else ():
+            lines.append({"label": label, "text": f"WRONG RESULT: {name}; not timed"})
+    title = "Everybody's time over one" if everybody else "optimizer.step(): speed-up over the peer"
+    xlabel = "time / fastopt's or the base's (median; thin line: quartiles; mark: goal)"
+    columns = ["label", "median", "q1", "q3", "text", "colour", "goal"]
+    drawn = pd.DataFrame(lines, columns=columns).astype(dict.fromkeys(columns[1:4], float))
+    return bars(found, title, xlabel, drawn)
 
-    label: str
-    ratio: Spread | None
-    text: str
-    colour: str = OURS
-    goal: float | None = None
 
-
-def bars(found: Record, title: str, xlabel: str, lines: list[Bar]) -> Figure | None:
-    """Ratios from 1 on, on a logarithmic axis, with their quartiles."""
-    drawn = [bar.ratio for bar in lines if bar.ratio]
-    if not lines:
+def bars(found: Record, title: str, xlabel: str, lines: pd.DataFrame) -> Figure | None:
+    """Ratios from 1 on, on a logarithmic axis, with their quartiles; none where one is wrong."""
+    if lines.empty:
         return None
     figure, axes = frame(found, title, 1.2 + 0.24 * len(lines))
-    for y, bar in enumerate(lines):
-        if bar.ratio is None:
-            axes.text(1.05, y, bar.text, va="center", fontsize="small", color=WRONG)
-            continue
-        axes.barh(y, bar.ratio.median - 1, left=1, height=0.66, color=bar.colour)
-        axes.plot([bar.ratio.q1, bar.ratio.q3], [y, y], color=INK, linewidth=1.2)
-        if bar.goal:
-            axes.plot([bar.goal] * 2, [y - 0.42, y + 0.42], color=INK, linewidth=2)
-        # Clear of the bar, the quartiles and the goal's mark, whichever reaches furthest.
-        furthest = max(1, bar.ratio.q3, bar.goal or 1) * 1.06
-        axes.text(furthest, y, bar.text, va="center", fontsize="small", color=INK)
-    low = min([0.8, *(ratio.q1 / 1.2 for ratio in drawn)])
-    top = max([2, *(ratio.q3 for ratio in drawn), *(bar.goal or 1 for bar in lines)])
+    goals = lines["goal"].astype(float)
+    # Clear of the bar, the quartiles and the goal's mark, whichever reaches furthest.
+    furthest = pd.concat([lines["q3"], goals], axis=1).max(axis=1).fillna(1).clip(lower=1)
+    for y, line in lines[lines["median"].notna()].iterrows():
+        axes.barh(y, line["median"] - 1, left=1, height=0.66, color=line["colour"])
+    axes.hlines(lines.index, lines["q1"], lines["q3"], color=INK, linewidth=1.2)
+    axes.vlines(goals, lines.index - 0.42, lines.index + 0.42, color=INK, linewidth=2)
+    for y, (x, text) in enumerate(zip(furthest, lines["text"], strict=True)):
+        colour = WRONG if text.startswith("WRONG") else INK
+        axes.text(x * 1.06, y, text, va="center", fontsize="small", color=colour)
+    low, top = min(0.8, lines["q1"].min() / 1.2), max(2, furthest.max())
     axes.set(xscale="log", xlim=(low, top * (top / low) ** 0.8), xlabel=xlabel)
-    axes.set_yticks(range(len(lines)), [bar.label for bar in lines])
+    axes.set_yticks(lines.index, lines["label"])
     axes.set_ylim(len(lines) - 0.4, -0.6)  # the first row on top
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_formatter(PLAIN)
@@ -92,46 +109,6 @@ def bars(found: Record, title: str, xlabel: str, lines: list[Bar]) -> Figure | N
     axes.axvline(1, color=INK, linewidth=1)
     axes.grid(axis="x")
     return figure
-
-
-def speedup(found: Record) -> Figure | None:
-    """Peer's time over fastopt's with its goal."""
-    lines = []
-    for row in found["rows"]:
-        label, quickest, goal = row["id"].replace("/", "  "), peer(row), row.get("goal")
-        if not quickest:
-            who = ", ".join(row.get("wrong", []))
-            lines.append(Bar(label, None, f"WRONG RESULT: {who}; not timed"))
-            continue
-        ratio = ratios(row["samples"], "fastopt")[quickest]
-        text = f"{ratio.median:.2f}x {row.get('peer', quickest).removeprefix('torch.')}"
-        if goal:
-            text += f", goal {goal:g}x" + ": BELOW" * (ratio.median < goal)
-        text += ", floor goal MISSED" * ("floor" in row.get("missed", []))
-        if row.get("bandwidth_goal"):
-            text += f", {row['bandwidth']:.0%} of copy, goal {row['bandwidth_goal']:.0%}"
-            text += ": BELOW" * (row["bandwidth"] < row["bandwidth_goal"])
-        text += ", noisy" * (row["verdict"] == "noisy")
-        lines.append(Bar(label, ratio, text, VERDICTS.get(row["verdict"], OURS), goal))
-    xlabel = "peer's time / fastopt's time (median; thin line: quartiles; mark: goal)"
-    return bars(found, "optimizer.step(): speed-up over the peer", xlabel, lines)
-
-
-def contestants(found: Record) -> Figure | None:
-    """Everybody's time over that of fastopt, or of a micro-benchmark's base."""
-    lines = []
-    for row in found["rows"]:
-        label, base = row["id"].replace("/", "  "), row.get("base", "fastopt")
-        over = ratios(row["samples"], base) if base in row["samples"] else {}
-        for name in (name for name in over if name not in (base, FLOOR)):
-            text = f"{over[name].median:.2f}x {base}"
-            text += ", noisy" * (row["verdict"] == "noisy")
-            slower = base == "fastopt" and over[name].median < 1
-            colour = VERDICTS["short"] if slower else OURS
-            lines.append(Bar(f"{label}   {name}", over[name], text, colour))
-        lines += [Bar(f"{label}   {name}", None, "WRONG RESULT") for name in row.get("wrong", [])]
-    xlabel = "time / fastopt's or the base's (median; thin line: quartiles)"
-    return bars(found, "Everybody's time over one", xlabel, lines)
 
 
 def stacks(found: Record, title: str, seconds: pd.DataFrame, xlabel: str) -> Figure | None:
@@ -233,9 +210,9 @@ FIGURES: dict[str, dict[str, Callable[[Record], Figure | None]]] = {
     "cpu": {"speedup": speedup},
     "tail": {"speedup": speedup},
     "gpu": {"speedup": speedup},
-    "peers": {"contestants": contestants},
+    "peers": {"contestants": partial(speedup, everybody=True)},
     "curves": {sweep: partial(curve, sweep=sweep) for sweep in SWEEPS},
-    "micro": {"contestants": contestants},
+    "micro": {"contestants": partial(speedup, everybody=True)},
     "profile": {"parts": profile},
     "train": {"split": training},
 }

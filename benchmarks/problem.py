@@ -76,6 +76,7 @@ class Problem:
     shapes: Sequence[Shape]
     algorithm: Algorithm
     dtype: torch.dtype
+    device: str = "cpu"
     period: int = field(init=False)
     params: Tensor = field(init=False)
     grads: Tensor = field(init=False)
@@ -85,8 +86,9 @@ class Problem:
         self.period = min(PERIOD, numel(self.shapes))
         source = torch.Generator().manual_seed(0)
         # 0.02 is GPT-2's initial spread: small weights leave updates of lr visible in the check.
-        self.params = (torch.randn(self.period, generator=source) * 0.02).to(self.dtype)
-        self.grads = (torch.randn(self.period, generator=source) * 0.01).to(self.dtype)
+        where = (self.device, self.dtype)
+        self.params = (torch.randn(self.period, generator=source) * 0.02).to(*where)
+        self.grads = (torch.randn(self.period, generator=source) * 0.01).to(*where)
         self.expected = self._reference()
 
     @property
@@ -109,7 +111,7 @@ class Problem:
 
     def new_params(self) -> list[Tensor]:
         """Fresh parameters with fresh gradients, the values of step 0."""
-        params = [torch.empty(shape, dtype=self.dtype) for shape in self.shapes]
+        params = [torch.empty(shape, dtype=self.dtype, device=self.device) for shape in self.shapes]
         for param in params:
             param.grad = torch.empty_like(param)
         self._fill(params, self.params)
@@ -139,7 +141,7 @@ class Problem:
 
     def deviation(self, params: Sequence[Tensor]) -> float:
         """Root mean square of the error of `params` after CHECK_STEPS, over that of the update."""
-        squares = torch.zeros((), dtype=torch.float64)
+        squares = torch.zeros((), dtype=torch.float64, device=self.device)
         for chunk, start in self._chunks(params):
             error = chunk.double() - self.expected[start : start + chunk.numel()]
             squares += error.square().sum()
@@ -154,7 +156,7 @@ class Problem:
         """Worst error of tensors that should hold `expected`, one period, in tolerances."""
         rtol, atol = TOLERANCES[self.dtype]
         allowed = atol + rtol * expected.abs()
-        worst = torch.zeros((), dtype=torch.float64)
+        worst = torch.zeros((), dtype=torch.float64, device=self.device)
         for chunk, start in self._chunks(params):
             part = slice(start, start + chunk.numel())
             error = (chunk.double() - expected[part]).abs() / allowed[part]

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from benchmarks.contestants import FLOOR, Maker, build, floor
-from benchmarks.method import Plan, Samples, interleave
+from benchmarks.method import Clock, Plan, Samples, Step, interleave, timed
 from benchmarks.problem import Problem
 from benchmarks.record import Record
 
@@ -25,12 +25,15 @@ def race(
     makers: Mapping[str, Maker],
     plan: Plan,
     coarse: Mapping[str, float | None] | None = None,
+    clock: Clock = timed,
+    floor: Callable[[Problem], Step] = floor,
+    ready: Callable[[Step], Step] = lambda step: step,
 ) -> Record:
     """Check everybody in `makers`, then time those that are right, and the floor, in turn.
 
-    `coarse` has the tolerances of quantised contestants (contestants.build). One that raises is
-    absent with its reason, except fastopt, whose error is raised. What is found is the part of a
-    row that all races share: see record.py.
+    `coarse` has the tolerances of quantised contestants (contestants.build); `ready` makes of a
+    checked step what is timed. One that raises is absent with its reason, except fastopt, whose
+    error is raised. What is found is the part of a row that all races share: see record.py.
     """
     errors: dict[str, float] = {}
     moved: dict[str, float] = {}
@@ -47,7 +50,7 @@ def race(
     )
     for placement in range(placements):
         first = placement * len(order) // placements
-        steps: dict[str, Callable[[], object]] = {}
+        steps: dict[str, Step] = {}
         for name in order[first:] + order[:first]:
             if name == FLOOR:
                 steps[name] = floor(problem)
@@ -64,12 +67,12 @@ def race(
             errors[name] = float(np.maximum(errors.get(name, 0.0), made.error))  # NaN is the worst
             moved[name] = made.bytes_per_param
             if made.error <= 1:
-                steps[name] = made.step
+                steps[name] = ready(made.step)
         if steps.keys() == {FLOOR}:
             break
-        timed = interleave(steps, share)
-        rounds.append(len(timed[FLOOR]))
-        for name, times in timed.items():
+        placed = interleave(steps, share, clock)
+        rounds.append(len(placed[FLOOR]))
+        for name, times in placed.items():
             samples.setdefault(name, []).extend(times)
     wrong = [name for name, error in errors.items() if not error <= 1]
     for name in [*wrong, *absent]:  # also one that was right until its last build

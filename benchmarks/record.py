@@ -14,6 +14,7 @@ and, where they mean something,
 
     work, algorithm, dtype, tensors, elements, threads
     isa              the instruction set that fastopt was forced to
+    timing, groups   on a GPU: whose clock, or a captured graph; param groups
     bytes_per_param  moved per parameter by one step of fastopt
     bytes            {contestant: the same}, where contestants differ (8-bit states)
     errors           {contestant: error of its result in tolerances, at most 1 is right}

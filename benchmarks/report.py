@@ -14,8 +14,8 @@ from benchmarks.session import heading, markdown, notes
 
 HELP = "pictures, the README's tables and one HTML page of saved records"
 
-QUESTIONS = [m.QUESTION for m in (cpu, tail, peers, curves, train, micro, profiling)]
-TABLES = {question.kind: question.table for question in QUESTIONS} | {"gpu": gpu.table}
+QUESTIONS = [m.QUESTION for m in (cpu, gpu, peers, tail, curves, train, micro, profiling)]
+TABLES = {question.kind: question.table for question in QUESTIONS}
 # What of them the README leaves out.
 DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
 IN_README = ("cpu", "tail", "peers", "train")

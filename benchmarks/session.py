@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def isas(text: str) -> list[str]:
 
 def add_isa(parser: argparse.ArgumentParser, what: str) -> None:
     """The option that forces fastopt's instruction set."""
-    what += f": {', '.join(_core.supported_isas())}"
+    what += f"; this processor has {', '.join(_core.supported_isas())}"
     parser.add_argument("--isa", type=isas, action="extend", metavar="NAME[,NAME]", help=what)
 
 
@@ -58,7 +59,7 @@ class Question:
     plan: Plan | None = field(default_factory=Plan)  # None: its rows take what they take
     forces: bool = True  # whether --isa means anything to it
     options: Mapping[str, Any] = field(default_factory=dict)  # its own, for argparse
-    about: Mapping[str, Any] = field(default_factory=dict)  # more to be saved: notes, versions
+    about: Callable[[], Record] = dict  # more to be saved: notes, versions; it may refuse to run
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Options of every command that measures."""
@@ -72,7 +73,7 @@ class Question:
             parser.add_argument("--budget", type=float, default=self.plan.budget, help=budget)
         parser.add_argument("--threads", type=int, help="threads for torch and fastopt")
         if self.forces:
-            add_isa(parser, "force fastopt to these instead of its best")
+            add_isa(parser, "each row once for each of these instruction sets, forced on fastopt")
         for name, how in self.options.items():
             parser.add_argument(name, **how)
         parser.add_argument("--out", type=Path, help="default: build/benchmarks/<command>.json")
@@ -81,9 +82,9 @@ class Question:
         """Measure the chosen rows, save after each, print the table; 1 if one came out wrong."""
         if arguments.threads:
             torch.set_num_threads(arguments.threads)
-        plan = QUICK
-        if self.plan and not arguments.quick:
-            plan = replace(self.plan, budget=arguments.budget)
+        plan = QUICK if arguments.quick else self.plan or Plan()
+        if self.plan and not plan.quick:
+            plan = replace(plan, budget=arguments.budget)
         made = self.rows(arguments, plan)
         chosen = {k: made[k] for k in fnmatch.filter(made, f"*{arguments.only}*")}
         if arguments.list:
@@ -92,9 +93,9 @@ class Question:
         if not chosen:
             raise SystemExit(f"no row matches {arguments.only!r}; see --list")
         forced: list[str] = getattr(arguments, "isa", None) or []
-        out = arguments.out or Path(f"build/benchmarks/{'-'.join([self.kind, *forced])}.json")
-        settings = {"quick": arguments.quick, "isa": forced, **(asdict(plan) if self.plan else {})}
-        found = record.header(self.kind, **settings) | dict(self.about) | {"rows": []}
+        found = record.header(self.kind, isa=forced, **asdict(plan)) | self.about() | {"rows": []}
+        usual = f"build/benchmarks/{'-'.join([self.kind, *forced])}.json"
+        out = arguments.out or Path(found.pop("out", usual))
         best, shown = _core.isa(), console()
         runs = list(product(forced or [best], chosen.items()))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -115,7 +116,13 @@ class Question:
                 progress.advance(task)
         show(found, self.table(found))
         print(f"{out}: every sample")
-        return int(any(row["verdict"] == "wrong" for row in found["rows"]))
+        wrong = [row["id"] for row in found["rows"] if row["verdict"] == "wrong"]
+        return int(bool(wrong or found.get("failed")))
+
+
+def each_of(rows: Sequence[Any], run: Callable[..., Record]) -> Callable[..., Rows]:
+    """Of a question whose rows are always the same: `run` takes one of them and the plan."""
+    return lambda arguments, plan: {row.id: partial(run, row, plan) for row in rows}
 
 
 def console() -> Console:

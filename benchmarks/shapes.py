@@ -70,12 +70,14 @@ def mlp(widths: Sequence[int] = (784, 10, 10)) -> list[Shape]:
 
 
 WORKS: dict[str, Callable[[], list[Shape]]] = {
+    "1x256M": lambda: [(2**28,)],
     "1x64M": lambda: [(64 * 2**20,)],
     "1x16M": lambda: [(16 * 2**20,)],
     "gpt2": gpt2,
     "resnet50": resnet,
     "vit-b16": vit,
     "100x256x256": lambda: [(256, 256)] * 100,
+    "86x8837": lambda: [(8837,)] * 86,
     "1000x64": lambda: [(64,)] * 1000,
     "mlp": mlp,
 }

@@ -6,11 +6,9 @@ composition of passes: clip_grad_norm_, fused AdamW, lerp. Then what statistics 
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from benchmarks.method import Plan
 from benchmarks.problem import ALGORITHMS, CHECK_STEPS, DTYPES, Algorithm, Problem
 from benchmarks.race import race
 from benchmarks.record import Record
-from benchmarks.session import Question, Rows
+from benchmarks.session import Question, each_of
 
 OPTIONS: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1}
 EMA_DECAY = 0.9  # the usual 0.999 would move too little in CHECK_STEPS to be checked
@@ -137,28 +135,19 @@ ROWS = [
 ]
 
 
-def run_row(
-    row: Row,
-    plan: Plan,
-    quick: bool = False,
-    entrants: Mapping[str, Mapping[str, Maker]] = ENTRANTS,
-) -> Record:
+def run_row(row: Row, plan: Plan, entrants: Mapping[str, Mapping[str, Maker]] = ENTRANTS) -> Record:
     """Check and time one row."""
-    shapes, dtype = work_shapes(row.work, quick), DTYPES[row.dtype]
+    shapes, dtype = work_shapes(row.work, plan.quick), DTYPES[row.dtype]
     if row.against == "passes":
         problem: Problem = Tail(shapes, AVERAGED, dtype)
     else:
         problem = Problem(shapes, ALGORITHMS["AdamW"], dtype)
-    return judged(asdict(row) | race(problem, entrants[row.against], plan, COARSE), quick)
-
-
-def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
-    return {row.id: partial(run_row, row, plan, arguments.quick) for row in ROWS}
+    return judged(asdict(row) | race(problem, entrants[row.against], plan, COARSE), plan.quick)
 
 
 QUESTION = Question(
     "tail",
     "clip, AdamW and average in one pass against torch's passes; the cost of statistics",
-    rows,
+    each_of(ROWS, run_row),
     table,
 )

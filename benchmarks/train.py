@@ -7,7 +7,6 @@ rounding, which the control shows the effect of (torch again, begun one rounding
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +22,7 @@ from benchmarks.contestants import MAKERS, Maker
 from benchmarks.cpu import peer
 from benchmarks.method import Plan, Samples, ratios, spreads, verdict
 from benchmarks.record import Record
-from benchmarks.session import Question, Rows, microseconds
+from benchmarks.session import Question, each_of, microseconds
 from benchmarks.text import Transformer, text_batches
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -156,9 +155,9 @@ def gap(one: Sequence[float], other: Sequence[float]) -> float:
     return float(differences.max())
 
 
-def run_row(row: Row, quick: bool = False, makers: Mapping[str, Maker] = MAKERS) -> Record:
+def run_row(row: Row, plan: Plan, makers: Mapping[str, Maker] = MAKERS) -> Record:
     """Train, check the losses, and split the time: `samples` in the step, `around` before it."""
-    steps = WARM_UP + (2 if quick else TASKS[row.work].steps)
+    steps = WARM_UP + (2 if plan.quick else TASKS[row.work].steps)
     learners = train(row, steps, makers)
     expected = learners[REFERENCE].losses
     early = {
@@ -171,7 +170,7 @@ def run_row(row: Row, quick: bool = False, makers: Mapping[str, Maker] = MAKERS)
     samples = {name: each.inside[WARM_UP:] for name, each in timed.items()}
     judgement, quickest = "wrong", peer({"samples": samples})
     if quickest:
-        judgement = verdict(quick, False, ratios(samples, "fastopt")[quickest])
+        judgement = verdict(plan.quick, False, ratios(samples, "fastopt")[quickest])
     return {
         **asdict(row),
         "dtype": "fp32",
@@ -219,10 +218,6 @@ def table(found: Record) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*columns, "loss gap", "control's", "verdict"]).fillna("")
 
 
-def rows(arguments: argparse.Namespace, plan: Plan) -> Rows:
-    return {row.id: partial(run_row, row, arguments.quick) for row in ROWS}
-
-
 NOTE = (
     f"right: the loss is torch.default's but for {LOSS_TOLERANCE:g} over {CHECKED} steps; gap: "
     "the largest difference over all steps, relative; control's: torch.default's from weights one "
@@ -231,8 +226,8 @@ NOTE = (
 QUESTION = Question(
     "train",
     "trainings with torch.optim and with fastopt: same loss, time of a step and of all around it",
-    rows,
+    each_of(ROWS, run_row),
     table,
     plan=None,
-    about={"warm_up": WARM_UP, "notes": [NOTE]},
+    about=lambda: {"warm_up": WARM_UP, "notes": [NOTE]},
 )

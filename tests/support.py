@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -220,6 +221,21 @@ def run(optimizer: torch.optim.Optimizer, steps: int, seed: int = 1) -> None:
     for k in range(steps):
         grads_for(params_of(optimizer), seed + k)
         optimizer.step()
+
+
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the kernels that Triton's backend launches from now on, in their order."""
+    from fastopt.backends.triton import calls
+
+    names: list[str] = []
+    launch = calls.run
+
+    def run_calls(found: Sequence[Any]) -> None:
+        names.extend(call.function.__name__ for call in found)
+        launch(found)
+
+    monkeypatch.setattr(calls, "run", run_calls)
+    return names
 
 
 def assert_close_state(ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +32,18 @@ from fastopt import _core
 
 README = Path(__file__).parents[1] / "README.md"
 
-KNOWN = {"gpt2": (148, 124_439_808), "resnet50": (161, 25_557_032), "vit-b16": (152, 86_567_656)}
+KNOWN = {
+    "gpt2": (148, 124_439_808),
+    "resnet50": (161, 25_557_032),
+    "vit-b16": (152, 86_567_656),
+    "mlp": (4, 784 * 10 + 10 + 10 * 10 + 10),
+}
 
 
 @pytest.mark.parametrize("work", KNOWN)
 def test_shapes_have_the_networks_known_totals(work: str) -> None:
     generated = shapes.WORKS[work]()
     assert (len(generated), shapes.numel(generated)) == KNOWN[work]
-
-
-def test_mlp_shapes() -> None:
-    assert shapes.mlp() == [(10, 784), (10,), (10, 10), (10,)]
 
 
 def test_spreads_interpolate_quartiles() -> None:
@@ -93,11 +93,11 @@ def test_torch_itself_is_right(name: str, maker: str, dtype: str) -> None:
     assert contestants.build(contestants.MAKERS[maker], problem).error <= 1
 
 
-class _OneBetaOff(torch.optim.Adam):
-    """Adam with a slightly wrong second beta."""
+class OneBetaOff(torch.optim.Adam):
+    """Adam with a slightly wrong beta."""
 
-    def __init__(self, params: Any, lr: float) -> None:
-        super().__init__(params, lr=lr, betas=(0.9, 0.9991))
+    def __init__(self, params: Any, betas: Any = (0.9, 0.9991), **options: Any) -> None:
+        super().__init__(params, betas=betas, **options)
 
 
 class _SkipsLastElement(torch.optim.Adam):
@@ -110,7 +110,7 @@ class _SkipsLastElement(torch.optim.Adam):
         return super().step(closure)
 
 
-class _Nan(torch.optim.Adam):
+class Nan(torch.optim.Adam):
     """Adam that leaves a NaN behind."""
 
     @torch.no_grad()
@@ -118,27 +118,36 @@ class _Nan(torch.optim.Adam):
         self.param_groups[0]["params"][0].view(-1)[3] = torch.nan
 
 
-@pytest.mark.parametrize("wrong", [_OneBetaOff, _SkipsLastElement, _Nan])
+def maker_of(made: Callable[..., torch.optim.Optimizer]) -> contestants.Maker:
+    return lambda cls, params, options: made(params, **options)
+
+
+@pytest.mark.parametrize("wrong", [OneBetaOff, _SkipsLastElement, Nan])
 def test_a_wrong_optimizer_is_reported_wrong_and_not_timed(
     wrong: type[torch.optim.Optimizer],
 ) -> None:
-    def make(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
-        return wrong(params, **options)
-
     row = cpu.Row("mlp", "Adam", "fp32", "fused", goal=1.0)
-    result = cpu.run_row(row, method.QUICK, True, contestants.MAKERS | {"fastopt": make})
-    assert result["verdict"] == "wrong"
-    assert result["wrong"] == ["fastopt"]
+    result = cpu.run_row(row, method.QUICK, contestants.MAKERS | {"fastopt": maker_of(wrong)})
+    assert (result["verdict"], result["wrong"]) == ("wrong", ["fastopt"])
     assert "fastopt" not in result["samples"]
 
 
-def test_quick_table_writes_every_sample(quick_benchmarks: tuple[Path, str]) -> None:
+@pytest.mark.parametrize("kind", everything.MEASUREMENTS)
+def test_a_quick_run_has_every_row_and_finds_it_right(
+    kind: str, quick_benchmarks: tuple[Path, str]
+) -> None:
     folder, printed = quick_benchmarks
-    saved = json.loads((folder / "cpu.json").read_text())
-    assert [row["id"] for row in saved["rows"]] == [row.id for row in cpu.ROWS]
-    for row in saved["rows"]:
-        assert row["id"] in printed
-        assert row["verdict"] == "right"
+    saved = record.load(folder / f"{kind}.json")
+    listed = run_benchmarks(kind, "--quick", "--list").split("\n")[:-1]
+    assert [row["id"] for row in saved["rows"]] == listed
+    assert all(row["verdict"] == "right" for row in saved["rows"])
+    assert all(f"{name}: right" in printed for name in listed)
+    assert saved["machine"]["threads"] == torch.get_num_threads()
+    assert saved["versions"]["torch"] == torch.__version__
+
+
+def test_quick_table_writes_every_sample(quick_benchmarks: tuple[Path, str]) -> None:
+    for row in record.load(quick_benchmarks[0] / "cpu.json")["rows"]:
         assert "isa" not in row
         assert row["wrong"] == [name for name, error in row["errors"].items() if error > 1]
         racers = {"fastopt", "floor", *cpu.PEERS[row["against"]]}
@@ -147,8 +156,6 @@ def test_quick_table_writes_every_sample(quick_benchmarks: tuple[Path, str]) -> 
         assert {name: len(times) for name, times in row["samples"].items()} == dict.fromkeys(
             racers, sum(row["rounds"])
         )
-    assert saved["machine"]["threads"] == torch.get_num_threads()
-    assert saved["versions"]["torch"] == torch.__version__
 
 
 def _judged(samples: dict[str, list[float]], **more: Any) -> dict[str, Any]:
@@ -209,9 +216,7 @@ def test_a_coarse_result_is_judged_by_its_mean_error(off: float, right: bool) ->
             noise = torch.randn(param.shape, generator=torch.Generator().manual_seed(1))
             param.add_((param - before) * noise * off)
 
-    def make(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
-        return Coarse(params, **options)
-
+    make = maker_of(Coarse)
     problem = Problem([(1000,)], ALGORITHMS["Adam"], DTYPES["fp32"])
     assert (contestants.build(make, problem, coarse=0.05).error <= 1) is right
     assert contestants.build(make, problem).error > 1
@@ -219,7 +224,7 @@ def test_a_coarse_result_is_judged_by_its_mean_error(off: float, right: bool) ->
 
 def test_quick_peers_name_everybody(quick_benchmarks: tuple[Path, str]) -> None:
     folder, printed = quick_benchmarks
-    for row in json.loads((folder / "peers.json").read_text())["rows"]:
+    for row in record.load(folder / "peers.json")["rows"]:
         timed = row["samples"].keys() - {"floor"}
         assert timed >= {"fastopt", "torch.default", "torch.foreach"}
         named = timed | {*row["absent"]} | {*row["wrong"]}
@@ -233,7 +238,6 @@ def test_all_writes_everything_that_the_readme_is_made_from(
 ) -> None:
     folder, printed = quick_benchmarks
     written = {path.name for path in folder.iterdir()}
-    assert written >= {f"{name}.json" for name in everything.MEASUREMENTS}
     assert written >= {"report.html", "tables.md"}
     assert any(name.endswith(".png") for name in written)
     tables = (folder / "tables.md").read_text()
@@ -265,7 +269,7 @@ def test_list_and_only() -> None:
 
 
 def test_quick_curves_have_every_sweep(quick_benchmarks: tuple[Path, str]) -> None:
-    points = json.loads((quick_benchmarks[0] / "curves.json").read_text())["rows"]
+    points = record.load(quick_benchmarks[0] / "curves.json")["rows"]
     assert {point["sweep"] for point in points} == plots.SWEEPS.keys()
     isas = {f"fastopt.{isa}" for isa in _core.supported_isas()}
     for point in points:

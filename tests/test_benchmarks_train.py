@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from test_benchmarks import Nan, OneBetaOff, maker_of
 
-from benchmarks import contestants, text, train
+from benchmarks import contestants, method, record, text, train
 
 
 def test_text_is_python_and_its_batches_are_successors() -> None:
@@ -44,38 +43,15 @@ def test_gap_is_relative_and_keeps_nan() -> None:
     assert math.isnan(train.gap([1.0, math.nan], [1.0, 4.0]))
 
 
-class _OneBetaOff(torch.optim.Adam):
-    """Adam with a slightly wrong first beta."""
-
-    def __init__(self, params: Any, **options: Any) -> None:
-        super().__init__(params, betas=(0.91, 0.999), **options)
-
-
-class _Nan(torch.optim.Adam):
-    """Adam that leaves a NaN behind."""
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        self.param_groups[0]["params"][0].view(-1)[3] = torch.nan
-
-
-@pytest.mark.parametrize("wrong", [_OneBetaOff, _Nan])
-def test_a_training_with_other_losses_is_wrong(wrong: type[torch.optim.Optimizer]) -> None:
-    def make(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
-        return wrong(params, **options)
-
-    makers = contestants.MAKERS | {"fastopt": make}
-    result = train.run_row(train.Row("mlp", "adam"), quick=True, makers=makers)
+@pytest.mark.parametrize("wrong", [partial(OneBetaOff, betas=(0.91, 0.999)), Nan])
+def test_a_training_with_other_losses_is_wrong(wrong: Callable[..., torch.optim.Adam]) -> None:
+    makers = contestants.MAKERS | {"fastopt": maker_of(wrong)}
+    result = train.run_row(train.Row("mlp", "adam"), method.QUICK, makers)
     assert (result["verdict"], result["wrong"]) == ("wrong", ["fastopt"])
     assert "fastopt" not in result["samples"]
 
 
 def test_quick_trainings_write_both_parts_of_every_step(quick_benchmarks: tuple[Path, str]) -> None:
-    folder, printed = quick_benchmarks
-    rows = json.loads((folder / "train.json").read_text())["rows"]
-    assert [row["id"] for row in rows] == [row.id for row in train.ROWS]
-    for row in rows:
-        assert row["verdict"] == "right"
-        assert row["work"] in printed
+    for row in record.load(quick_benchmarks[0] / "train.json")["rows"]:
         assert row["samples"].keys() == row["around"].keys() == {"fastopt", *row["against"]}
         assert {len(times) for times in row["samples"].values()} == {row["steps"] - train.WARM_UP}

@@ -6,13 +6,15 @@ Skipped in a plain run; `make test` runs it with the parity suite, under TRITON_
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import gpu_parity
 import pytest
 import torch
-from support import ALL_DTYPES, UNITS, assert_same_bits, parameter, params_of, values
+from support import ALL_DTYPES, UNITS, assert_same_bits, launches, parameter, params_of, values
 from torch import Tensor
 
 import fastopt
@@ -128,9 +130,10 @@ def test_groups_and_steps_share_a_launch(monkeypatch: pytest.MonkeyPatch) -> Non
             ]
         )
 
+    launched = launches(monkeypatch)
     absent = [(1, 0), (1, 3), (2, 6), (3, 0)]
     ours, _ = both(monkeypatch, make, stepped(5, absent))
-    assert len(ours._record.plan._launch.buckets) == 2  # type: ignore[attr-defined]
+    assert launched == ["multi_tensor"] * 2 * 5
     assert [ours.state[p]["step"].item() for p in params_of(ours)] == [3, 5, 5, 4, 5, 5, 4]
 
 
@@ -141,8 +144,9 @@ def test_parameters_that_share_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         base = values((64,), torch.float32, seed=0)
         return fastopt.SGD([base[a:b].requires_grad_() for a, b in ((0, 40), (20, 64), (30, 50))])
 
-    ours, _ = both(monkeypatch, make, stepped(2))
-    assert len(ours._record.plan._launch.buckets) == 3  # type: ignore[attr-defined]
+    launched = launches(monkeypatch)
+    both(monkeypatch, make, stepped(2))
+    assert launched.count("multi_tensor") == 3 * 2
 
 
 def test_every_rule_has_its_function() -> None:
@@ -200,14 +204,19 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_gpu_suites_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m benchmarks gpu`: its checks, all but graphs and streams, here on CPU tensors."""
-    from benchmarks import gpu_parity
-
+    """Those of tests/gpu_parity.py, all but graphs and streams, here on CPU tensors."""
     monkeypatch.setattr(gpu_parity, "SIZES", [0, 1, 5, BLOCK + 1])
-    rows = gpu_parity.parity(torch.device("cpu"))
-    assert len(rows) == 61
+    rules = {getattr(fastopt, cls)._rule for cls, _ in gpu_parity.VARIANTS}
+    assert rules == set(_core.rules())
+    rows = list(gpu_parity.parity(torch.device("cpu")))
+    assert rows
     assert [row for row in rows if "error" in row or (row["differing"] and not UNITS)] == []
-    # and they can fail: one number changed behind the optimizer's back
+
+
+def test_the_gpu_suites_checks_can_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One number changed behind the optimizer's back; then a check that raises."""
     step_both = gpu_parity.step_both
 
     def spoiled(twins: gpu_parity.Twins, *args: Any, **more: Any) -> None:
@@ -215,4 +224,11 @@ def test_the_gpu_suites_checks(monkeypatch: pytest.MonkeyPatch) -> None:
         twins.ours[0].data[0] += 1
 
     monkeypatch.setattr(gpu_parity, "step_both", spoiled)
-    assert gpu_parity.groups(torch.device("cpu")) > 0
+    monkeypatch.setattr(
+        gpu_parity, "checks", lambda device: [("spoiled", gpu_parity.groups), ("raises", None)]
+    )
+    monkeypatch.setattr("sys.argv", ["gpu_parity.py", "cpu"])
+    assert gpu_parity.main() == 1
+    spoilt, raising = map(json.loads, capsys.readouterr().out.splitlines())
+    assert spoilt["differing"] > 0
+    assert "TypeError" in raising["error"]

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -20,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.markdown import Markdown
 
-from benchmarks.session import console, markdown
 from fastopt import _core
 from fastopt.backends.triton import missing
 
@@ -266,16 +265,14 @@ def table(codes: list[Code]) -> pd.DataFrame:
     return cells.reset_index().astype(str)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `python -m benchmarks codegen`."""
+def main() -> int:
+    """Print the table; 1 if any kernel is not as it must be."""
+    parser = argparse.ArgumentParser(description=HELP)
     names = [target.name for target in TARGETS]
     parser.add_argument("--target", action="append", choices=names, help="default: all of them")
     parser.add_argument("--quick", action="store_true", help="one case in thirteen")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Print the table; 1 if any kernel is not as it must be."""
+    arguments = parser.parse_args()
     if missing() or os.environ.get("TRITON_INTERPRET") == "1":
         print(f"codegen needs Triton, not interpreted: {missing() or 'unset TRITON_INTERPRET'}")
         return 1
@@ -287,9 +284,13 @@ def main(arguments: argparse.Namespace) -> int:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:
             codes = list(pool.map(inspect, todo, chunksize=8))
-    console().print(Markdown(markdown(table(codes)) + LEGEND))
+    print(table(codes).to_markdown(index=False, disable_numparse=True) + "\n" + LEGEND)
     bad = [code for code in codes if code.faults]
     for code in bad:
         print(f"{code.case}: {'; '.join(code.faults)}")
     print(f"{len(codes)} kernels, {len(bad)} with faults")
     return int(bool(bad))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

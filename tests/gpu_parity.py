@@ -2,11 +2,16 @@
 
 Every check returns how many numbers differ. Where the host counts steps a number differs if one of
 its bits does; where the device counts them, by more than `CLOSE`: see docs/gpu.md, Bits.
+
+    python tests/gpu_parity.py          # a line of JSON a check; `benchmarks gpu` runs it first
+    python tests/gpu_parity.py cuda:1
 """
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import product
@@ -17,7 +22,6 @@ import torch
 from torch import Tensor
 
 import fastopt
-from benchmarks.record import Record
 
 SIZES = [0, 1, 5, 127, 1024, 2049, 100_003]
 STEPS = 3
@@ -27,6 +31,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
     ("AdamW", {}),
     ("Adam", {"amsgrad": True, "maximize": True}),
+    ("Adagrad", {"lr_decay": 0.1, "initial_accumulator_value": 0.1}),
+    ("Lion", {"weight_decay": 0.1}),
     *(
         ("RMSprop", {"momentum": momentum, "centered": centered})
         for momentum in (0, 0.9)
@@ -272,14 +278,23 @@ def checks(device: torch.device) -> Iterator[tuple[str, Callable[[torch.device],
             yield "devices", devices
 
 
-def parity(device: torch.device) -> list[Record]:
+def parity(device: torch.device) -> Iterator[dict[str, Any]]:
     """Run every check; one that raises has failed and says how."""
-    rows: list[Record] = []
     for name, check in checks(device):
-        row: Record = {"check": name}
         try:
-            row["differing"] = check(device)
+            yield {"check": name, "differing": check(device)}
         except Exception as error:
-            row["error"] = f"{type(error).__name__}: {error}"
-        rows.append(row)
-    return rows
+            yield {"check": name, "error": f"{type(error).__name__}: {error}"}
+
+
+def main() -> int:
+    """Print what every check found; 1 if any failed."""
+    failed = False
+    for row in parity(torch.device(*sys.argv[1:] or ["cuda:0"])):
+        failed |= row.get("differing") != 0
+        print(json.dumps(row), flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
