@@ -186,6 +186,7 @@ Collector::Collector(const std::string& rule, const py::list& slots, bool writes
     const py::object names = row[3], step = row[4];
     slot.first = row[5].cast<bool>();
     slot.stage = row[7].cast<int64_t>();
+    slot.grad_dtype = row[8].cast<std::string>();
     View view;
     slot.param_at = expect(slot.param, &view);
     device_ = view.device;
@@ -273,8 +274,9 @@ int64_t Collector::read_grad(const Slot& slot, PyObject* grad, const View& param
     throw Refused(std::string("its gradient ") + refused.what());
   }
   if (!(view.device == param.device)) throw Changed("its gradient is on another device");
-  if (!fits(view, param) || view.dtype != param.dtype)
+  if (!fits(view, param) || slot.grad_dtype != dtype_name(view)) {
     throw Changed("its gradient has another dtype or shape");
+  }
   if (writes_grads_ && overlaps_itself(view)) {
     throw Changed("its gradient has become an expanded one");
   }

@@ -72,7 +72,8 @@ class Collector {
   using Doubles = pybind11::array_t<double, pybind11::array::c_style>;
 
   // `slots`: (group, param, its dict in optimizer.state or None, names of its states, step or None,
-  // first, strides that the kernel expects of the gradient, address of the gradient's copy or 0).
+  // first, strides that the kernel expects of the gradient, address of the gradient's copy or 0,
+  // the gradient's dtype).
   // `writes_grads`: the gradients are written too.
   Collector(const std::string& rule, const pybind11::list& slots, bool writes_grads,
             const Int64s& grads, const std::optional<pybind11::array>& scalars,
@@ -107,6 +108,7 @@ class Collector {
     int group;
     bool first;
     int64_t stage;
+    std::string grad_dtype;
     size_t strides;  // of the gradient, in layouts_
     size_t param_at;
     size_t first_item, items;

@@ -191,9 +191,10 @@ def check_a_launch(made: torch.optim.Optimizer, scaler: stepping.Scaler) -> None
     launch.check(made, scaler)
 
 
-def with_gradient(name: str) -> tuple[str, torch.nn.Parameter]:
+def with_gradient(name: str, dtype: torch.dtype = torch.float32) -> tuple[str, torch.nn.Parameter]:
     p = parameter((3,), torch.float32, seed=0)
-    p.grad = torch.ones(3)
+    p.grad_dtype = dtype
+    p.grad = torch.ones(3, dtype=dtype)
     return name, p
 
 
@@ -204,7 +205,8 @@ def test_a_launch_compiles_before_it_writes(cls: Any) -> None:
     """All kernels, through the call that a machine with a GPU makes."""
     for scaler in (stepping.Scaler(), stepping.Scaler(torch.zeros(()), torch.ones(()))):
         for own in ({}, ALL):
-            check_a_launch(cls([with_gradient("weight")], **own), scaler)
+            params = [with_gradient("weight"), with_gradient("bias", torch.bfloat16)]
+            check_a_launch(cls(params, **own), scaler)
 
 
 @needs_triton

@@ -113,7 +113,7 @@ class Launch:
             names = slot.names[: len(self._names[slot.group])]
             variant = _core.variants(rule).index(list(names))
             passes = self._switches[slot.group]
-            key = (slot.layer, slot.param.device, slot.param.dtype, variant, passes)
+            key = (slot.layer, slot.param.device, slot.dtypes, variant, passes)
             members.setdefault(key, []).append(slot)
         self.buckets = [
             self._bucket(variant, slots, groups, passes)

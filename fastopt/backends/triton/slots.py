@@ -45,6 +45,7 @@ class Slot:
     begins: bool = False  # nor has the average, which is then the last of the states
     layer: int = 0  # launched after lower layers, which share its memory
     strides: tuple[int, ...] = ()  # of every tensor the kernel sees
+    dtypes: tuple[torch.dtype, ...] = ()  # of parameter, gradient and states
     addresses: list[int] = field(default_factory=list)  # of param and states, for the kernel
     stages: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (tensor, its dense copy)
     grad_stage: Tensor | None = None
@@ -68,7 +69,7 @@ class Slot:
         """What the compiled core keeps of it: see csrc/collect.h."""
         stage = 0 if self.grad_stage is None else self.grad_stage.data_ptr()
         kept = (self.kept or None, self.names, self.step, self.first)
-        return (self.group, self.param, *kept, self.strides, stage)
+        return (self.group, self.param, *kept, self.strides, stage, type_name(self.dtypes[1]))
 
 
 def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
@@ -162,12 +163,14 @@ def mismatch(tensor: Tensor, param: Tensor) -> str | None:
             f"is on {tensor.device}, the parameter on {param.device}; move it there, as "
             "`model.to(device)` before building the optimizer does"
         )
-    for what, own, expected in (
-        ("shape", str(tuple(tensor.shape)), str(tuple(param.shape))),
-        ("dtype", type_name(tensor.dtype), type_name(param.dtype)),
-    ):
-        if own != expected:
-            return f"has {what} {own}, the parameter {expected}; they must be equal"
+    if tensor.shape != param.shape:
+        own, expected = tuple(tensor.shape), tuple(param.shape)
+        return f"has shape {own}, the parameter {expected}; they must be equal"
+    if tensor.is_complex() != param.is_complex():
+        return (
+            f"has dtype {type_name(tensor.dtype)}, the parameter {type_name(param.dtype)}; both "
+            "must be real, or both complex"
+        )
     if tensor.is_conj() or tensor.is_neg():
         return "is a lazy view (is_conj() or is_neg() is true)"
     return None
@@ -220,15 +223,16 @@ def prepare(slot: Slot, grad: Tensor, writes_grad: bool) -> None:
     dense = is_dense(param.shape, param.stride())
     layout = param if dense else torch.empty(param.shape, device="meta")
     slot.strides = layout.stride()
+    slot.dtypes = tuple(t.dtype for t in (param, grad, *slot.states))
     for tensor in (param, *slot.states):
         seen = tensor
         if not lies_as(tensor, slot.strides):
             seen = torch.empty_strided(
-                param.shape, slot.strides, dtype=param.dtype, device=param.device
+                param.shape, slot.strides, dtype=tensor.dtype, device=param.device
             )
             slot.stages.append((tensor.detach(), seen))
         slot.addresses.append(seen.data_ptr())
     if not lies_as(grad, slot.strides):
         slot.grad_stage = torch.empty_strided(
-            param.shape, slot.strides, dtype=param.dtype, device=param.device
+            param.shape, slot.strides, dtype=grad.dtype, device=param.device
         )
