@@ -44,12 +44,13 @@ def how(optimizer: FusedStep, param: torch.Tensor, backend: str) -> str:
     """What one of fastopt's own backends does with a parameter."""
     if backend == "cpu":
         return f"compiled engine, {_core.isa()}"
+    launches = "one launch per combination of dtypes"
     state = optimizer.state.get(param, {})
     others = [param.grad, *(state.get(n) for n in state if n != "step")]
     same_shape = [t for t in others if isinstance(t, torch.Tensor) and t.shape == param.shape]
     if staged(param, same_shape):
-        return "one launch per dtype; copied to and from a dense layout, as its tensors lie apart"
-    return "one launch per dtype"
+        return f"{launches}; copied to and from a dense layout, as its tensors lie apart"
+    return launches
 
 
 def explain(optimizer: torch.optim.Optimizer) -> Explanation:

@@ -209,7 +209,7 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
     params[1].data = params[1].data[:, ::2]
     made = fastopt.SGD(params)
     first, second = fastopt.explain(made).buckets
-    assert (first.path, first.reason) == ("triton", "one launch per dtype")
+    assert (first.path, first.reason) == ("triton", "one launch per combination of dtypes")
     assert "copied to and from a dense layout" in second.reason
 
 
