@@ -1,8 +1,9 @@
 """What the Triton kernel compiles to, without a GPU: targets, cases, compiling, checks, table.
 
-Every rule, variant and dtype is compiled for every target, with and without GradScaler's part and
-the passes around the update, and so are the kernels of the norm. What comes out is read: accesses
-in the assembly, registers and spills as the assembler counts them.
+Every rule, variant and dtype, a few mixtures of dtypes among them, is compiled for every target,
+with and without GradScaler's part and the passes around the update, and so are the kernels of the
+norm. What comes out is read: accesses in the assembly, registers and spills as the assembler has
+counted them.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from fastopt.backends.triton import missing
 
 HELP = "compile every Triton kernel for every GPU target and check its code; needs no GPU"
 
-# One case in so many; prime to the sixteen of dtypes and kinds, so that all of those occur.
+# One case in so many; prime to the number of dtypes and kinds, so that all of those occur.
 QUICK = 13
 ITEM_BYTES = {"fp32": 4, "fp64": 8, "bf16": 2, "fp16": 2}
+# Parameter, gradient, states: as in mixed-precision training.
+MIXED = ["bf16-bf16-fp32", "fp32-bf16-fp32"]
 # From the first byte asked for until it is there, under load: between 0.6 and 0.9 us are published
 # for these devices; not measured here.
 LATENCY = 1e-6
@@ -83,6 +86,14 @@ class Case:
     def states(self) -> int:
         return 0 if self.rule == NORM else len(_core.variants(self.rule)[self.variant])
 
+    @property
+    def streams(self) -> list[str]:
+        """The dtypes of parameter, gradient, states, average; of the norm, the gradient's."""
+        if self.rule == NORM:
+            return [self.dtype]
+        param, grad, state = (self.dtype.split("-") * 3)[:3]
+        return [param, grad, *[state] * (self.states + ("AVERAGES" in self.passes))]
+
     def __str__(self) -> str:
         about = f"{self.target.name} {self.rule} variant {self.variant} {self.dtype}"
         return f"{about}, scaler {self.scaler}, passes {', '.join(self.passes) or 'none'}"
@@ -108,7 +119,9 @@ def cases(targets: list[Target]) -> list[Case]:
     variants = [(rule, v) for rule in _core.rules() for v in range(len(_core.variants(rule)))]
     updates = [
         Case(target, rule, variant, dtype, *kind)
-        for target, (rule, variant), dtype, kind in product(targets, variants, ITEM_BYTES, KINDS)
+        for target, (rule, variant), dtype, kind in product(
+            targets, variants, [*ITEM_BYTES, *MIXED], KINDS
+        )
     ]
     return updates + [
         Case(target, NORM, 0, dtype) for target, dtype in product(targets, ITEM_BYTES)
@@ -128,13 +141,14 @@ def compile_case(case: Case) -> Any:
     from fastopt.backends.triton.rules import RULES
 
     elements = {"fp32": tl.float32, "fp64": tl.float64, "bf16": tl.bfloat16, "fp16": tl.float16}
-    compute = "fp64" if case.dtype == "fp64" else "fp32"
-    target, item_bytes = case.target, ITEM_BYTES[case.dtype]
-    constants: dict[str, Any] = {"DTYPE": elements[case.dtype], "COMPUTE": elements[compute]}
+    compute = "fp64" if "fp64" in case.dtype else "fp32"
+    target, item_bytes = case.target, [ITEM_BYTES[dtype] for dtype in case.streams]
+    constants: dict[str, Any] = {"COMPUTE": elements[compute]}
     types = dict.fromkeys(["blocks", "rows", "grads"], "*i64")
     if case.rule == NORM:
         function, warps, registers = norm.square_sums, bucket.NORM_WARPS, None
-        constants |= {"WIDTH": 4, **bucket.norm_lanes(item_bytes, target.warp)}
+        constants |= {"WIDTH": 4, "DTYPE": elements[case.dtype]}
+        constants |= bucket.norm_lanes(item_bytes[0], target.warp)
         types |= {"first_sums": "*i64", "sums": "*fp64", "nonfinite": "*i32"}
     else:
         function = kernel.multi_tensor
@@ -146,6 +160,7 @@ def compile_case(case: Case) -> Any:
             "VARIANT": case.variant,
             "STATES": case.states,
             "SCALARS": len(_core.scalar_names(case.rule)),
+            "DTYPES": tuple(elements[dtype] for dtype in case.streams),
             "SCALER": case.scaler,
             **switches._asdict(),
             **bucket.lanes(item_bytes, target.warp),
@@ -179,6 +194,12 @@ def cuda_usage(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", line)}
 
 
+# Accesses by their bytes; narrower ones look like those of tables.
+CUDA_ACCESSES = {
+    16: r"{}\.global[\w.]*\.v(?:4\.[bf]32|2\.[bf]64)",
+    8: r"{}\.global[\w.]*\.v2\.[bf]32",
+}
+HIP_ACCESSES = {16: "(?:global|buffer)_{}_dwordx4", 8: "(?:global|buffer)_{}_dwordx2"}
 # Approximate or flushing instructions, and arithmetic without `.rn`, which ptxas may contract.
 CUDA_INEXACT = r"\b(?:(?:add|sub|mul|fma|div|sqrt)\.(?!rn\.f)[\w.]*f(?:32|64)|rcp\.\w+|\S+\.ftz\S*)"
 # Flags by which LLVM may contract or approximate.
@@ -197,35 +218,35 @@ def inspect(case: Case) -> Code:
     if case.target.backend == "cuda":
         text, usage = compiled.asm["ptx"], cuda_usage(compiled.asm["cubin"])
         code.registers, spilled = usage["REG"], usage["STACK"] + usage["LOCAL"]
-        wide, barrier = r"{}\.global[\w.]*\.v(?:4\.[bf]32|2\.[bf]64)", "bar.sync"
-        accesses = wide.format("ld"), wide.format("st")
+        accesses, load, store, barrier = CUDA_ACCESSES, "ld", "st", "bar.sync"
         inexact = re.findall(CUDA_INEXACT, text)
     else:
-        text, barrier = compiled.asm["amdgcn"], "s_barrier"
+        text = compiled.asm["amdgcn"]
+        accesses, load, store, barrier = HIP_ACCESSES, "load", "store", "s_barrier"
         code.registers = int(re.findall(HIP_REGISTERS, text)[-1])
         spilled = sum(map(int, re.findall(HIP_SPILLS, text)))
-        accesses = "(?:global|buffer)_load_dwordx4", "(?:global|buffer)_store_dwordx4"
         inexact = re.findall(HIP_INEXACT, compiled.asm["llir"])
-    loads, stores = (len(re.findall(access, text)) for access in accesses)
-    item_bytes = ITEM_BYTES[case.dtype]
+    sizes = [ITEM_BYTES[dtype] for dtype in case.streams]
     if case.rule == NORM:  # a copy for aligned, whole blocks; the other takes single elements
-        warps, thread_bytes = bucket.NORM_WARPS, bucket.NORM_BYTES // case.target.warp
-        streams, written, copies = 1, 0, 1
+        threads, copies, written = bucket.NORM_WARPS * case.target.warp, 1, []
+        elements, vector = bucket.NORM_BYTES // threads // sizes[0], 16 // sizes[0]
     else:  # full blocks and the tail's whole vectors: two copies of every access
-        warps, thread_bytes = bucket.TILES[item_bytes].warps, bucket.TILES[item_bytes].thread_bytes
-        streams = 2 + case.states + ("AVERAGES" in case.passes)
-        written = streams - 1 + (case.scaler == 2 or "CLEARS" in case.passes)
-        copies = 2
-    per_stream = copies * thread_bytes // 16
-    for what, found, expected in (
-        ("loads", loads, streams * per_stream),
-        ("stores", stores, written * per_stream),
+        tile = bucket.lanes(sizes, case.target.warp)
+        threads, copies = tile["SINGLES"], 2
+        elements, vector = tile["BLOCK"] // threads, tile["VECTOR"]
+        writes_grad = case.scaler == 2 or "CLEARS" in case.passes
+        written = sizes if writes_grad else [sizes[0], *sizes[2:]]
+    for (what, name, streams), width in product(
+        (("loads", load, sizes), ("stores", store, written)),
+        sorted(accesses.keys() & {size * vector for size in sizes}),
     ):
+        found = len(re.findall(accesses[width].format(name), text))
+        expected = copies * elements // vector * [size * vector for size in streams].count(width)
         # Passes read rows of numbers and store sums, some of them as vectors.
         if found < expected or (found > expected and not case.passes):
-            code.faults.append(f"{found} {what} of 128 bits, expected {expected}")
-    threads = case.target.threads(code.registers, warps * case.target.warp)
-    code.in_flight = threads * thread_bytes * streams / case.target.bytes_needed
+            code.faults.append(f"{found} {what} of {8 * width} bits, expected {expected}")
+    under_way = case.target.threads(code.registers, threads) * elements * sum(sizes)
+    code.in_flight = under_way / case.target.bytes_needed
     if spilled:
         code.faults.append(f"{spilled} bytes or registers spilled")
     if inexact:
@@ -243,8 +264,8 @@ def inspect(case: Case) -> Code:
 LEGEND = """
 - registers: bare / GradScaler's part / and passes but statistics / and all
 - bytes under way over bytes needed, the least of them
-- ok: all accesses 128 bits wide, nothing spilled, arithmetic correctly rounded; but for statistics:
-  no barriers, bytes needed under way
+- ok: all accesses 128 bits wide, or as many elements of a narrower stream beside others; nothing
+  spilled, arithmetic correctly rounded; but for statistics: no barriers, bytes needed under way
 """
 
 

@@ -41,6 +41,12 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 STATEFUL = [VARIANTS[1], VARIANTS[3], VARIANTS[-1]]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
+# Of parameter, gradient and states.
+MIXED = [
+    (torch.bfloat16, torch.bfloat16, torch.float32),
+    (torch.float32, torch.bfloat16, torch.float32),
+    (torch.float64, torch.float16, torch.float32),
+]
 # The passes around the update; what leaves the count of steps to the device is not among them.
 TAIL: dict[str, Any] = {
     **{"max_grad_norm": 1.0, "max_grad_value": 0.5, "l1": 1e-3, "ema_decay": 0.9},
@@ -78,7 +84,7 @@ class Twins:
         for i, (p, q) in enumerate(zip(self.engine, self.ours, strict=True)):
             p.grad = q.grad = None
             if i not in absent:
-                p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+                p.grad = torch.randn(p.shape, generator=generator, dtype=p.grad_dtype)
                 q.grad = p.grad.to(q.device, copy=True)
 
     def engine_step(self) -> None:
@@ -133,6 +139,19 @@ def steps(twins: Twins) -> int:
 def variant(cls: str, options: dict[str, Any], dtype: torch.dtype, device: torch.device) -> int:
     """Several sizes in one launch."""
     return steps(Twins(normal(SIZES, dtype), device).make(cls, options))
+
+
+def mixed(types: Sequence[torch.dtype], device: torch.device) -> int:
+    """Parameters, gradients and states, each of its own dtype."""
+    param, grad, state = types
+    twins = Twins(normal(SIZES, param), device)
+    for p in (*twins.engine, *twins.ours):
+        p.grad_dtype = grad
+    step_both(twins.make("AdamW", {}), STEPS)
+    for made in (twins.a, twins.b):
+        for kept in made.state.values():
+            kept |= {name: t.to(state) for name, t in kept.items() if name != "step"}
+    return steps(twins)
 
 
 def layout(name: str, device: torch.device) -> int:
@@ -258,6 +277,9 @@ def checks(device: torch.device) -> Iterator[tuple[str, Callable[[torch.device],
     for (cls, options), dtype in product(VARIANTS, DTYPES):
         name = f"{cls} {options} {str(dtype).removeprefix('torch.')}"
         yield name, partial(variant, cls, options, dtype)
+    for types in MIXED:
+        names = [str(dtype).removeprefix("torch.") for dtype in types]
+        yield f"mixed: {' '.join(names)}", partial(mixed, types)
     for name in LAYOUTS:
         yield f"layout: {name}", partial(layout, name)
     yield "groups", groups

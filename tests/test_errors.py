@@ -111,26 +111,6 @@ STATES: dict[str, tuple[Callable[[torch.optim.Optimizer], Any], str]] = {
 }
 
 
-# The engine takes them: test_mixed.py. Triton's kernels take one dtype.
-if ON_TRITON:
-    GRADIENTS |= {
-        "dtype": (
-            lambda o: misfit(second(o), torch.ones(5, 3, dtype=torch.float64)),
-            "its gradient has dtype float64, the parameter float32",
-        ),
-        "half the dtype": (
-            lambda o: misfit(second(o), torch.ones(5, 3, dtype=torch.bfloat16)),
-            "its gradient has dtype bfloat16, the parameter float32",
-        ),
-    }
-    STATES |= {
-        "dtype": (
-            lambda o: set_state(o, torch.Tensor.double),
-            r"its state '\w+' has dtype float64, the parameter float32",
-        ),
-    }
-
-
 def check(
     optimizer: Optimizer, spoil: Callable[[Any], Any], message: str, named: bool, steps: int
 ) -> None:

@@ -9,14 +9,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from support import Optimizer, assert_same_bits, run, storage_name, to_numpy, values
+from support import (
+    BACKEND,
+    ON_TRITON,
+    Optimizer,
+    assert_same_bits,
+    run,
+    storage_name,
+    to_numpy,
+    values,
+)
 from torch import Tensor
 
 import fastopt
 from fastopt.rules import passes
 from fastopt.rules.arithmetic import Arithmetic
 
-pytestmark = pytest.mark.engine_only("Triton's kernels take one dtype")
+pytestmark = pytest.mark.parity
 
 
 class Types(NamedTuple):
@@ -113,10 +122,26 @@ def test_steps(optimizer: Optimizer, types: Types, isa: str) -> None:
         made.step()
         for p, new in zip(params, news, strict=True):
             check(made, p, new, types)
-    assert {b.path for b in fastopt.explain(made).buckets} == {"cpu"}
+    assert {b.path for b in fastopt.explain(made).buckets} == {BACKEND}
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_types_that_change_between_steps(optimizer: Optimizer) -> None:
+    hyper = optimizer.strongest
+    p = parameter((130,), TYPES[5], seed=0)
+    made = with_states(optimizer, [p], TYPES[5], **hyper)
+    for k, types in enumerate([TYPES[3], TYPES[4], TYPES[5], TYPES[3]]):
+        p.grad = None
+        p.grad_dtype = types.grad
+        p.grad = values(p.shape, types.grad, seed=k)
+        for name, t in made.state[p].items():
+            if name != "step":
+                made.state[p][name] = t.to(types.state)
+        new = expected(optimizer, p, made.state[p], types, **hyper)
+        made.step()
+        check(made, p, new, types)
+
+
+@pytest.mark.parametrize("threads", [1] if ON_TRITON else [1, 2, 3])
 @pytest.mark.parametrize("types", TYPES[:2], ids=str)
 def test_threads_and_layouts(optimizer: Optimizer, types: Types, threads: int) -> None:
     """Shares that end within a tensor; transposed and sliced streams, each in its own way."""

@@ -188,9 +188,10 @@ def absent_gpu(monkeypatch: pytest.MonkeyPatch) -> AbsentGPU:
     return gpu
 
 
-def with_gradient(name: str) -> tuple[str, torch.nn.Parameter]:
+def with_gradient(name: str, dtype: torch.dtype = torch.float32) -> tuple[str, torch.nn.Parameter]:
     p = parameter((3,), torch.float32, seed=0)
-    p.grad = torch.ones(3)
+    p.grad_dtype = dtype
+    p.grad = torch.ones(3, dtype=dtype)
     return name, p
 
 
@@ -200,15 +201,17 @@ def with_gradient(name: str) -> tuple[str, torch.nn.Parameter]:
 def test_every_kernel_compiles_and_is_launched(
     cls: Any, scaled: bool, absent_gpu: AbsentGPU
 ) -> None:
-    """In order, through the call that a machine with a GPU makes."""
-    counted = ["count_steps"] * scaled
-    for own, norm in (({}, []), (ALL, ["square_sums", "finish_norm", "count_steps"])):
-        made = cls([with_gradient("weight")], **own)
+    """In order, through the call that a machine with a GPU makes; one launch per combination of
+    dtypes.
+    """
+    for own, norm in (({}, []), (ALL, ["square_sums"] * 2 + ["finish_norm"])):
+        made = cls([with_gradient("weight"), with_gradient("bias", torch.bfloat16)], **own)
         if scaled:
             made.grad_scale, made.found_inf = torch.ones(()), torch.zeros(())
         absent_gpu.launched.clear()
         made.step()
-        assert absent_gpu.launched == [*(norm or counted), "multi_tensor"]
+        counted = ["count_steps"] * bool(scaled or norm)
+        assert absent_gpu.launched == [*norm, *([*counted, "multi_tensor"] * 2)]
 
 
 @needs_triton

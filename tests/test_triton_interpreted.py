@@ -18,16 +18,16 @@ from support import ALL_DTYPES, UNITS, assert_same_bits, launches, parameter, pa
 from torch import Tensor
 
 import fastopt
-from fastopt import _core, stepping
+from fastopt import _core
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
 
-from fastopt.backends.triton import bucket, rules, slots, tables
+from fastopt.backends.triton import bucket, rules, tables
 
 pytestmark = pytest.mark.parity
 
-BLOCK = bucket.lanes(4, 32)["BLOCK"]
+BLOCK = bucket.lanes([4], 32)["BLOCK"]
 
 Make = Callable[[], torch.optim.Optimizer]
 
@@ -58,7 +58,7 @@ def stepped(count: int, absent: Sequence[tuple[int, int]] = ()) -> Any:
     def step(optimizer: torch.optim.Optimizer) -> None:
         for k in range(count):
             for i, p in enumerate(params_of(optimizer)):
-                p.grad = None if (k, i) in absent else values(p.shape, p.dtype, 100 * k + i)
+                p.grad = None if (k, i) in absent else values(p.shape, p.grad_dtype, 100 * k + i)
             optimizer.step()
 
     return step
@@ -94,8 +94,11 @@ def test_every_variant_and_dtype(
     both(monkeypatch, make, stepped(2))
 
 
+@pytest.mark.parametrize("grad", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shift", [0, 1, 2])
-def test_sizes_around_a_block(shift: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_around_a_block(
+    shift: int, grad: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every remainder of a vector, at every alignment; the elements around stay untouched."""
     sizes = [*range(1, 10), 127, 128, 129, *range(BLOCK - 2, BLOCK + 6)]
     memory: list[Tensor] = []
@@ -105,7 +108,8 @@ def test_sizes_around_a_block(shift: int, monkeypatch: pytest.MonkeyPatch) -> No
         views = [m[shift : shift + n] for m, n in zip(memory, sizes, strict=True)]
         for i, view in enumerate(views):
             view.copy_(values(view.shape, view.dtype, i))
-        return fastopt.AdamW([view.requires_grad_() for view in views])
+            view.requires_grad_().grad_dtype = grad
+        return fastopt.AdamW(views)
 
     def step(optimizer: torch.optim.Optimizer) -> None:
         stepped(1)(optimizer)
@@ -199,7 +203,7 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
     params[1].data = params[1].data[:, ::2]
     made = fastopt.SGD(params)
     first, second = fastopt.explain(made).buckets
-    assert (first.path, first.reason) == ("triton", "one launch per dtype")
+    assert (first.path, first.reason) == ("triton", "one launch per combination of dtypes")
     assert "copied to and from a dense layout" in second.reason
 
 

@@ -39,8 +39,9 @@ def how(param: Tensor, state: dict[str, Any]) -> str:
     """What it does with a parameter, for explain()."""
     from .slots import staged
 
+    launches = "one launch per combination of dtypes"
     others = [param.grad, *(state[name] for name in state if name != "step")]
     same_shape = [t for t in others if isinstance(t, Tensor) and t.shape == param.shape]
     if staged(param, same_shape):
-        return "one launch per dtype; copied to and from a dense layout, as its tensors lie apart"
-    return "one launch per dtype"
+        return f"{launches}; copied to and from a dense layout, as its tensors lie apart"
+    return launches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,19 +23,19 @@ from .tables import Table, constant
 
 
 class Tile(NamedTuple):
-    """How a program works: warps, bytes a thread takes of every stream, registers it may have."""
+    """How a program works: warps, bytes a thread takes of a stream, registers it may have."""
 
     warps: int
-    thread_bytes: int
+    thread_bytes: int  # of the widest stream
     registers: int | None = None  # None: as many as ptxas likes; it spills a few to run more blocks
 
 
-# By the size of an element. Not timed: chosen by the codegen check. Two 128-bit accesses a thread
-# and stream halve the table look-ups, a chain of three dependent loads, that one would pay; four
-# need registers for 32 lanes of 16 bits a stream. 4 warps are Triton's default, with exceptions:
-# in float32 on sm_90, AMSGrad then spills 8 bytes a thread; 8 warps of 16-bit elements are too
-# coarse for sm_100 (76 % of the bytes it needs under way). In float64 ptxas spills up to 16 bytes
-# in Adam and RMSprop on sm_80 unless it is told that it may have the registers.
+# By the size of the widest element. Not timed: chosen by the codegen check. Two 128-bit accesses a
+# thread and stream halve the table look-ups, a chain of three dependent loads, that one would pay;
+# four need registers for 32 lanes of 16 bits a stream. 4 warps are Triton's default, with
+# exceptions: in float32 on sm_90, AMSGrad then spills 8 bytes a thread; 8 warps of 16-bit elements
+# are too coarse for sm_100 (76 % of the bytes it needs under way). In float64 ptxas spills up to 16
+# bytes in Adam and RMSprop on sm_80 unless it is told that it may have the registers.
 TILES = {2: Tile(4, 32), 4: Tile(8, 32), 8: Tile(4, 32, registers=128)}
 # The sums of the statistics are float64: the same then holds of every size.
 REGISTERS_TO_TRACK = {2: 240, 4: 128, 8: 168}
@@ -53,24 +53,30 @@ ELEMENTS = {
     torch.bfloat16: tl.bfloat16,
     torch.float16: tl.float16,
 }
-REALS = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
-def lanes(itemsize: int, warp_size: int) -> dict[str, int]:
-    """The kernel's constants for elements of a size: BLOCK a program, VECTOR, SINGLES."""
-    tile = TILES[itemsize]
+def compute_type(dtypes: Collection[torch.dtype]) -> torch.dtype:
+    """What streams of these dtypes are computed in."""
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def lanes(itemsizes: Collection[int], warp_size: int) -> dict[str, int]:
+    """The kernel's constants for streams of these sizes: BLOCK a program, VECTOR, SINGLES."""
+    widest = max(itemsizes)
+    tile = TILES[widest]
     threads = tile.warps * warp_size
     return {
-        "BLOCK": tile.thread_bytes // itemsize * threads,
-        "VECTOR": 16 // itemsize,
+        "BLOCK": tile.thread_bytes // widest * threads,
+        "VECTOR": 16 // widest,
         "SINGLES": threads,
     }
 
 
-def tile_for(itemsize: int, switches: Switches) -> Tile:
+def tile_for(itemsizes: Collection[int], switches: Switches) -> Tile:
     """How programs of a bucket work."""
-    tile = TILES[itemsize]
-    return tile._replace(registers=REGISTERS_TO_TRACK[itemsize]) if switches.TRACKS else tile
+    widest = max(itemsizes)
+    tile = TILES[widest]
+    return tile._replace(registers=REGISTERS_TO_TRACK[widest]) if switches.TRACKS else tile
 
 
 def number_at(tensor: Tensor) -> int:
@@ -96,7 +102,9 @@ def norm_lanes(itemsize: int, warp_size: int) -> dict[str, int]:
 
 
 class Bucket:
-    """Parameters on one device, of one dtype, variant and passes, whatever groups they are in."""
+    """Parameters on one device whose streams have the same dtypes; of one variant and passes,
+    whatever groups they are in.
+    """
 
     def __init__(
         self,
@@ -113,13 +121,15 @@ class Bucket:
         self.rule, self.variant, self.slots = rule, variant, slots
         self.counts = counts  # steps are counted, and scalars computed, on the device
         self.device = param.device
-        self.dtype = REALS.get(param.dtype, param.dtype)
         self._switches, self._passes = switches, passes
-        self._compute = torch.float64 if self.dtype == torch.float64 else torch.float32
+        # Of parameter, gradient, states and average; complex numbers are pairs of real ones.
+        self.dtypes = [dtype.to_real() for dtype in slots[0].dtypes]
+        self._itemsizes = [dtype.itemsize for dtype in self.dtypes]
+        self._compute = compute_type(self.dtypes)
         self._staged = [s for s in slots if s.stages or s.grad_stage is not None]
         self._writes_grads = unscales or switches.CLEARS
         self._compiled = False
-        self._place(2 if param.dtype in REALS else 1)
+        self._place(2 if param.dtype.is_complex else 1)
         self._groups = constant(np.array([s.group for s in slots], np.int32), self.device)
         scalars = 1 + len(_core.scalar_names(rule))
         sections: dict[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -153,7 +163,7 @@ class Bucket:
     def _place(self, reals: int) -> None:
         """The tables that never change: which block is whose, and every tensor's row."""
         self._backend, self._warp_size = target(self.device)
-        self._lanes = lanes(self.dtype.itemsize, self._warp_size)
+        self._lanes = lanes(self._itemsizes, self._warp_size)
         numbers = np.array([s.param.numel() * reals for s in self.slots], np.int64)
         self._numbers = numbers
         self._blocks, self._ends = self._numbered(self._lanes["BLOCK"])
@@ -161,7 +171,7 @@ class Bucket:
         self._rows = constant(np.array(rows, np.int64), self.device)
         self._nothing = torch.zeros((), device=self.device)  # stands in where there is no scaler
         self.norm_blocks = -(-numbers // norm.NORM_BLOCK.value)
-        self._norm_lanes = norm_lanes(self.dtype.itemsize, self._warp_size)
+        self._norm_lanes = norm_lanes(self._itemsizes[1], self._warp_size)
         self._sums: Tensor | None = None
         self._tracked = np.zeros(len(self.slots), bool)  # who had a gradient in the last step
         if self._switches.TRACKS:
@@ -228,7 +238,7 @@ class Bucket:
     def _calls(self, scaler: Scaler) -> list[Call]:
         """The kernels of a step."""
         device, rule, mode = self._table.device, RULES[self.rule], scaler.mode
-        tile = tile_for(self.dtype.itemsize, self._switches)
+        tile = tile_for(self._itemsizes, self._switches)
         found_inf, grad_scale = (
             self._nothing if t is None else t.to(self.device, torch.float32, non_blocking=True)
             for t in scaler
@@ -254,7 +264,7 @@ class Bucket:
             "VARIANT": self.variant,
             "STATES": len(self.slots[0].states) - self._switches.AVERAGES,
             "SCALARS": self._scalars.shape[1] - 1,
-            "DTYPE": ELEMENTS[self.dtype],
+            "DTYPES": tuple(ELEMENTS[dtype] for dtype in self.dtypes),
             "COMPUTE": ELEMENTS[self._compute],
             "SCALER": mode,
             **self._switches._asdict(),
@@ -274,10 +284,11 @@ class Bucket:
         assert self._norm_programs is not None
         arguments = [self._norm_programs, self._rows, self._table.device["grads"]]
         arguments += [first_sums, sums, nonfinite]
+        dtype = self.dtypes[1]
         constants = {
             "WIDTH": self._rows.shape[1],
-            "DTYPE": ELEMENTS[self.dtype],
-            "COMPUTE": ELEMENTS[self._compute],
+            "DTYPE": ELEMENTS[dtype],
+            "COMPUTE": ELEMENTS[compute_type([dtype])],
             **self._norm_lanes,
             **options(self._backend, NORM_WARPS),
         }
@@ -301,7 +312,7 @@ class Bucket:
         """Compile and load before anything is written, once; why that fails."""
         if self._compiled or kernel.INTERPRETED.value:
             return None
-        of = f"the rule {self.rule!r} in {self.dtype}"
+        of = f"the rule {self.rule!r} in {' and '.join(map(str, dict.fromkeys(self.dtypes)))}"
         why = calls.compile_all(self._calls(scaler), of)
         self._compiled = why is None
         return why

@@ -43,13 +43,14 @@ COUNTS_OF = [
 @triton.jit
 def widen(x, COMPUTE: tl.constexpr):
     if INTERPRETED and x.dtype == tl.bfloat16:
-        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-    else:
-        return x.to(COMPUTE)
+        x = (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(COMPUTE)
 
 
 @triton.jit
 def narrow(x, DTYPE: tl.constexpr):
+    if x.dtype == tl.float64 and DTYPE.primitive_bitwidth == 16:
+        x = x.to(tl.float32)  # to 16 bits by way of float32, as the CPU engine does
     if INTERPRETED and DTYPE == tl.bfloat16:  # noqa: SIM300
         bits = x.to(tl.uint32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
@@ -60,25 +61,34 @@ def narrow(x, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def load(at, start, offsets, mask, DTYPE: tl.constexpr, COMPUTE: tl.constexpr, PATH: tl.constexpr):
-    at = at.to(tl.pointer_type(DTYPE)) + start
+def piece(at, start, VECTOR: tl.constexpr, PATH: tl.constexpr):
+    # Where it begins. An access is as wide as this promises: as many elements of every stream, or
+    # numbers would go from thread to thread, through shared memory.
+    at += start
+    if PATH != ANY:
+        at = tl.multiple_of(at, VECTOR * at.dtype.element_ty.primitive_bitwidth // 8)
+    return at
+
+
+@triton.jit
+def load(
+    at, start, offsets, mask, COMPUTE: tl.constexpr, VECTOR: tl.constexpr, PATH: tl.constexpr
+):  # fmt: skip
+    at = piece(at, start, VECTOR, PATH)
     if PATH == FULL:
-        return widen(tl.load(tl.multiple_of(at, 16) + offsets), COMPUTE)
-    elif PATH == VECTORS:
-        return widen(tl.load(tl.multiple_of(at, 16) + offsets, mask=mask, other=0), COMPUTE)
+        return widen(tl.load(at + offsets), COMPUTE)
     else:
         return widen(tl.load(at + offsets, mask=mask, other=0), COMPUTE)
 
 
 @triton.jit
-def store(at, start, offsets, mask, x, DTYPE: tl.constexpr, PATH: tl.constexpr):
-    at = at.to(tl.pointer_type(DTYPE)) + start
+def store(at, start, offsets, mask, x, VECTOR: tl.constexpr, PATH: tl.constexpr):
+    at = piece(at, start, VECTOR, PATH)
+    x = narrow(x, at.dtype.element_ty)
     if PATH == FULL:
-        tl.store(tl.multiple_of(at, 16) + offsets, narrow(x, DTYPE))
-    elif PATH == VECTORS:
-        tl.store(tl.multiple_of(at, 16) + offsets, narrow(x, DTYPE), mask=mask)
+        tl.store(at + offsets, x)
     else:
-        tl.store(at + offsets, narrow(x, DTYPE), mask=mask)
+        tl.store(at + offsets, x, mask=mask)
 
 
 @triton.jit
@@ -101,9 +111,9 @@ def square_sum(x, mask):
 @triton.jit
 def update(
     start, end, at, scalars, sign, scale, passes,
-    RULE: tl.constexpr, VARIANT: tl.constexpr, STATES: tl.constexpr, DTYPE: tl.constexpr,
-    COMPUTE: tl.constexpr, SCALER: tl.constexpr, PREPARES: tl.constexpr, AVERAGES: tl.constexpr,
-    CLEARS: tl.constexpr, TRACKS: tl.constexpr, LANES: tl.constexpr, PATH: tl.constexpr,
+    RULE: tl.constexpr, VARIANT: tl.constexpr, STATES: tl.constexpr, COMPUTE: tl.constexpr,
+    SCALER: tl.constexpr, PREPARES: tl.constexpr, AVERAGES: tl.constexpr, CLEARS: tl.constexpr,
+    TRACKS: tl.constexpr, VECTOR: tl.constexpr, LANES: tl.constexpr, PATH: tl.constexpr,
 ):  # fmt: skip
     """Update LANES elements from `start` on, before `end`; `at`: param, gradient, states, average.
 
@@ -111,31 +121,31 @@ def update(
     """
     offsets = tl.arange(0, LANES)
     mask = offsets < (end - start).to(tl.int32)
-    p = load(at[0], start, offsets, mask, DTYPE, COMPUTE, PATH)
-    g = load(at[1], start, offsets, mask, DTYPE, COMPUTE, PATH)
+    p = load(at[0], start, offsets, mask, COMPUTE, VECTOR, PATH)
+    g = load(at[1], start, offsets, mask, COMPUTE, VECTOR, PATH)
     states = ()
     for k in tl.static_range(2, 2 + STATES):
-        states = states + (load(at[k], start, offsets, mask, DTYPE, COMPUTE, PATH),)  # noqa: RUF005
+        states = states + (load(at[k], start, offsets, mask, COMPUTE, VECTOR, PATH),)  # noqa: RUF005
     if SCALER == UNSCALES:
         g = divide(g, scale.to(COMPUTE))
         if not CLEARS:
             # Written back, as after GradScaler.unscale_: a later pass finds true gradients.
-            store(at[1], start, offsets, mask, g, DTYPE, PATH)
+            store(at[1], start, offsets, mask, g, VECTOR, PATH)
     before = p
     given = prepared(g, p, sign, passes) if PREPARES else g * sign
     p, states = RULE(p, given, states, scalars, VARIANT)
-    store(at[0], start, offsets, mask, p, DTYPE, PATH)
+    store(at[0], start, offsets, mask, p, VECTOR, PATH)
     for k in tl.static_range(2, 2 + STATES):
-        store(at[k], start, offsets, mask, states[k - 2], DTYPE, PATH)
+        store(at[k], start, offsets, mask, states[k - 2], VECTOR, PATH)
     squares = ()
     if AVERAGES or TRACKS:
-        p = widen(narrow(p, DTYPE), COMPUTE)  # as it was stored
+        p = widen(narrow(p, at[0].dtype.element_ty), COMPUTE)  # as it was stored
     if AVERAGES:
-        average = load(at[2 + STATES], start, offsets, mask, DTYPE, COMPUTE, PATH)
+        average = load(at[2 + STATES], start, offsets, mask, COMPUTE, VECTOR, PATH)
         average = tl.where(passes[4] != 0, p, lerp(average, p, passes[3]))
-        store(at[2 + STATES], start, offsets, mask, average, DTYPE, PATH)
+        store(at[2 + STATES], start, offsets, mask, average, VECTOR, PATH)
     if CLEARS:
-        store(at[1], start, offsets, mask, tl.zeros_like(g), DTYPE, PATH)
+        store(at[1], start, offsets, mask, tl.zeros_like(g), VECTOR, PATH)
     if TRACKS:
         squares = (square_sum(g, mask), square_sum(p - before, mask), square_sum(p, mask))
     return squares
@@ -150,11 +160,10 @@ def numbers_of(group, numbers, factors, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def clear(at, start, end, DTYPE: tl.constexpr, LANES: tl.constexpr):
-    at = at.to(tl.pointer_type(DTYPE))
+def clear(at, start, end, LANES: tl.constexpr):
     offsets = tl.arange(0, LANES)
     while start < end:
-        zeros = narrow(tl.zeros([LANES], tl.float32), DTYPE)
+        zeros = narrow(tl.zeros([LANES], tl.float32), at.dtype.element_ty)
         tl.store(at + start + offsets, zeros, mask=start + offsets < end)
         start += LANES
 
@@ -163,7 +172,7 @@ def clear(at, start, end, DTYPE: tl.constexpr, LANES: tl.constexpr):
 def multi_tensor(
     blocks, rows, grads, scalars, found_inf, grad_scale, groups, numbers, factors, begins, sums,
     RULE: tl.constexpr, VARIANT: tl.constexpr, STATES: tl.constexpr, SCALARS: tl.constexpr,
-    DTYPE: tl.constexpr, COMPUTE: tl.constexpr, SCALER: tl.constexpr, PREPARES: tl.constexpr,
+    DTYPES: tl.constexpr, COMPUTE: tl.constexpr, SCALER: tl.constexpr, PREPARES: tl.constexpr,
     AVERAGES: tl.constexpr, CLEARS: tl.constexpr, TRACKS: tl.constexpr, BLOCK: tl.constexpr,
     VECTOR: tl.constexpr, SINGLES: tl.constexpr,
 ):  # fmt: skip
@@ -173,7 +182,8 @@ def multi_tensor(
     rows: [n, param, states..., average] a tensor; grads: its gradient's address, 0 where it has
     none.
     scalars: [sign, the rule's scalars...] a tensor; sign is -1 to maximize.
-    VECTOR: elements in 16 bytes; SINGLES: threads, each of which takes one element of a remainder.
+    DTYPES: of param, gradient, states, average. VECTOR: elements an access, 16 bytes of the widest;
+    SINGLES: threads, each of which takes one element of a remainder.
     Of the passes, None where there is none of them: groups, the group of each tensor; numbers and
     factors, see passes.Passes, a group; begins, 1 where a tensor's average has never been written
     (None: all have been); sums, three a program, where it TRACKS.
@@ -184,20 +194,22 @@ def multi_tensor(
     row = rows + tensor * (2 + STATES + AVERAGES)
     grad = tl.load(grads + tensor)
     n = tl.where(grad == 0, 0, tl.load(row))
+    grad_at = grad.to(tl.pointer_type(DTYPES[1]))
     scale = 1.0
     if SCALER >= SKIPS:
         skipped = tl.load(found_inf) != 0
         if CLEARS:  # noqa: SIM102 - a constant, then a number on the device
             if skipped:
-                clear(grad, offset, tl.minimum(offset + BLOCK, n), DTYPE, SINGLES)
+                clear(grad_at, offset, tl.minimum(offset + BLOCK, n), SINGLES)
         n = tl.where(skipped, 0, n)
     if SCALER == UNSCALES:
         scale = tl.load(grad_scale)
-    at = (tl.load(row + 1), grad)
-    bits = at[0] | grad
-    for k in tl.static_range(STATES + AVERAGES):
-        address = tl.load(row + 2 + k)
-        at = at + (address,)  # noqa: RUF005
+    param = tl.load(row + 1)
+    at = (param.to(tl.pointer_type(DTYPES[0])), grad_at)
+    bits = param | grad
+    for k in tl.static_range(2, 2 + STATES + AVERAGES):
+        address = tl.load(row + k)
+        at = at + (address.to(tl.pointer_type(DTYPES[k])),)  # noqa: RUF005
         bits = bits | address
     scalar_row = scalars + tensor * (1 + SCALARS)
     sign = tl.load(scalar_row)
@@ -222,8 +234,8 @@ def multi_tensor(
     if offset + BLOCK <= vectors:
         squares = update(
             offset, vectors, at, values, sign, scale, passes,
-            RULE, VARIANT, STATES, DTYPE, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
-            BLOCK, FULL,
+            RULE, VARIANT, STATES, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
+            VECTOR, BLOCK, FULL,
         )  # fmt: skip
         if TRACKS:
             total = squares
@@ -231,8 +243,8 @@ def multi_tensor(
         if offset < vectors:
             squares = update(
                 offset, vectors, at, values, sign, scale, passes,
-                RULE, VARIANT, STATES, DTYPE, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
-                BLOCK, VECTORS,
+                RULE, VARIANT, STATES, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
+                VECTOR, BLOCK, VECTORS,
             )  # fmt: skip
             if TRACKS:
                 total = squares
@@ -241,8 +253,8 @@ def multi_tensor(
         while start < end:
             squares = update(
                 start, end, at, values, sign, scale, passes,
-                RULE, VARIANT, STATES, DTYPE, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
-                SINGLES, ANY,
+                RULE, VARIANT, STATES, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
+                VECTOR, SINGLES, ANY,
             )  # fmt: skip
             if TRACKS:
                 total = (total[0] + squares[0], total[1] + squares[1], total[2] + squares[2])

@@ -96,7 +96,7 @@ class Launch:
             names = slot.names[: len(self._names[slot.group])]
             variant = _core.variants(rule).index(list(names))
             passes = self._switches[slot.group]
-            key = (slot.layer, slot.param.device, slot.param.dtype, variant, passes)
+            key = (slot.layer, slot.param.device, slot.dtypes, variant, passes)
             members.setdefault(key, []).append(slot)
         self.buckets = [
             self._bucket(variant, slots, groups, passes)
@@ -124,12 +124,6 @@ class Launch:
         step = kept["step"] if _core.counts_steps(self._rule) else None
         slot = Slot(index, g, param, kept, states, names, step, first=False)
         assert param.grad is not None  # or it has no layer
-        named = zip([f"its state {name!r}" for name in names], states, strict=True)
-        for subject, t in (("its gradient", param.grad), *named):
-            if t.dtype != param.dtype:
-                own, expected = (str(x.dtype).removeprefix("torch.") for x in (t, param))
-                reason = f"has dtype {own}, the parameter {expected}; they must be equal"
-                raise Changed(index, f"{subject} {reason}")
         prepare(slot, param.grad)
         return slot
 

@@ -35,32 +35,33 @@ def halve(x, SIZE: tl.constexpr):
 
 @triton.jit
 def load_blocks(
-    grad, start, n, DTYPE: tl.constexpr, COMPUTE: tl.constexpr, COUNT: tl.constexpr,
-    SLICE: tl.constexpr, PATH: tl.constexpr,
+    grad, start, n, COMPUTE: tl.constexpr, COUNT: tl.constexpr, SLICE: tl.constexpr,
+    PATH: tl.constexpr,
 ):  # fmt: skip
     """COUNT blocks as slices, all asked for before any is used."""
+    VECTOR: tl.constexpr = 128 // grad.dtype.element_ty.primitive_bitwidth
     slices = ()
     offsets = tl.arange(0, SLICE)
     for k in tl.static_range(COUNT * (NORM_BLOCK // SLICE)):
         at = start + k * SLICE
-        x = load(grad, at, offsets, at + offsets < n, DTYPE, COMPUTE, PATH)
+        x = load(grad, at, offsets, at + offsets < n, COMPUTE, VECTOR, PATH)
         slices = slices + (x,)  # noqa: RUF005
     return slices
 
 
 @triton.jit
 def sum_blocks(
-    grad, start, n, sums, nonfinite, DTYPE: tl.constexpr, COMPUTE: tl.constexpr,
-    COUNT: tl.constexpr, SLICE: tl.constexpr, PATH: tl.constexpr,
+    grad, start, n, sums, nonfinite, COMPUTE: tl.constexpr, COUNT: tl.constexpr,
+    SLICE: tl.constexpr, PATH: tl.constexpr,
 ):  # fmt: skip
     PER_BLOCK: tl.constexpr = NORM_BLOCK // SLICE
-    slices = load_blocks(grad, start, n, DTYPE, COMPUTE, COUNT, SLICE, PATH)
+    slices = load_blocks(grad, start, n, COMPUTE, COUNT, SLICE, PATH)
     for block in tl.static_range(COUNT):
         squares = ()
         odd = tl.zeros([SLICE], tl.int32)
         for k in tl.static_range(PER_BLOCK):
             x = slices[block * PER_BLOCK + k].to(tl.float64)
-            if DTYPE == tl.float64:  # noqa: SIM300
+            if COMPUTE == tl.float64:  # noqa: SIM300
                 odd = tl.where(x - x == 0, odd, 1)
             squares = squares + (x * x,)  # noqa: RUF005
         # Halving whole slices first: additions within a thread.
@@ -72,7 +73,7 @@ def sum_blocks(
                 squares = added
         total = halve(squares[0], SLICE)
         # Squares of finite doubles overflow too: there only the numbers themselves can tell.
-        bad = tl.max(odd, axis=0) if DTYPE == tl.float64 else (total - total != 0).to(tl.int32)  # noqa: SIM300
+        bad = tl.max(odd, axis=0) if COMPUTE == tl.float64 else (total - total != 0).to(tl.int32)  # noqa: SIM300
         tl.store(sums + block, total)
         tl.store(nonfinite + block, bad)
 
@@ -86,26 +87,24 @@ def square_sums(
     """Sum the squares of COUNT blocks of NORM_BLOCK numbers of one gradient.
 
     blocks, rows, grads: as of `multi_tensor`, a row WIDTH wide. first_sums: where a tensor's sums
-    begin in sums (double) and nonfinite (1 where a number is NaN or infinite).
+    begin in sums (double) and nonfinite (1 where a number is NaN or infinite). DTYPE: the
+    gradients'.
     """
     entry = tl.load(blocks + tl.program_id(0))
     tensor = entry >> 32
     block = (entry & 0xFFFFFFFF) * COUNT
     grad = tl.load(grads + tensor)
+    numbers = grad.to(tl.pointer_type(DTYPE))
     n = tl.where(grad == 0, 0, tl.load(rows + tensor * WIDTH))
     first = tl.load(first_sums + tensor) + block
     start = tl.multiple_of(block * NORM_BLOCK, NORM_BLOCK)
     if (grad % 16 == 0) & (start + COUNT * NORM_BLOCK <= n):
-        sum_blocks(
-            grad, start, n, sums + first, nonfinite + first, DTYPE, COMPUTE, COUNT, SLICE, FULL
-        )
+        sum_blocks(numbers, start, n, sums + first, nonfinite + first, COMPUTE, COUNT, SLICE, FULL)
     else:
         # In a loop, as it is rare: unrolled, it would set the registers of the path above.
         end = tl.minimum(start + COUNT * NORM_BLOCK, n)
         while start < end:
-            sum_blocks(
-                grad, start, n, sums + first, nonfinite + first, DTYPE, COMPUTE, 1, SLICE, ANY
-            )
+            sum_blocks(numbers, start, n, sums + first, nonfinite + first, COMPUTE, 1, SLICE, ANY)
             start += NORM_BLOCK
             first += 1
 

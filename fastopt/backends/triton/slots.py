@@ -30,6 +30,7 @@ class Slot:
     begins: bool = False  # nor has the average, which is then the last of the states
     layer: int = 0  # launched after lower layers, which share its memory
     strides: tuple[int, ...] = ()  # of every tensor the kernel sees
+    dtypes: tuple[torch.dtype, ...] = ()  # of parameter, gradient and states
     addresses: list[int] = field(default_factory=list)  # of param and states, for the kernel
     stages: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (tensor, its dense copy)
     grad_stage: Tensor | None = None
@@ -71,15 +72,16 @@ def prepare(slot: Slot, grad: Tensor) -> None:
     dense = is_dense(param.shape, param.stride())
     layout = param if dense else torch.empty(param.shape, device="meta")
     slot.strides = layout.stride()
+    slot.dtypes = tuple(t.dtype for t in (param, grad, *slot.states))
     for tensor in (param, *slot.states):
         seen = tensor
         if not lies_as(tensor, slot.strides):
             seen = torch.empty_strided(
-                param.shape, slot.strides, dtype=param.dtype, device=param.device
+                param.shape, slot.strides, dtype=tensor.dtype, device=param.device
             )
             slot.stages.append((tensor.detach(), seen))
         slot.addresses.append(seen.data_ptr())
     if not lies_as(grad, slot.strides):
         slot.grad_stage = torch.empty_strided(
-            param.shape, slot.strides, dtype=param.dtype, device=param.device
+            param.shape, slot.strides, dtype=grad.dtype, device=param.device
         )
