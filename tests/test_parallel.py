@@ -13,7 +13,7 @@ from support import Optimizer, parameter, values
 
 import fastopt
 
-# More than a team's threads need to be woken: see kMinShare in csrc/engine.cpp.
+# More than a team's threads need to be woken: see kMinShare in csrc/batch.cpp.
 SHAPES = [(70_001,), (300, 200), (17,), (129, 513)]
 
 

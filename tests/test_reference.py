@@ -26,7 +26,7 @@ from fastopt.rules.arithmetic import fma_float32, fma_float64
 pytestmark = pytest.mark.parity
 
 SIZES = [(1,), (7,), (3, 11), (130,), (1000,)]
-# More than three times the engine's smallest share (16384, kMinShare in csrc/engine.cpp), in
+# More than three times the engine's smallest share (16384, kMinShare in csrc/batch.cpp), in
 # tensors whose ends fall inside, outside and across the shares.
 SHARED_SIZES = [(20001,), (5,), (0,), (123, 130), (16384,), (1,)]
 
