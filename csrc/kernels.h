@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "dtypes.h"
+#include "formats.h"
 #include "rules/rule.h"
 
 namespace fastopt {
@@ -13,6 +14,9 @@ namespace fastopt {
 constexpr int kMaxRules = 32;
 constexpr int kMaxStreams = 3 + kMaxStates;  // param, grad, states, moving average
 constexpr const char* kAverageName = "ema";
+// Second planes: the correction of a 16-bit parameter, the scales of a state's codes.
+constexpr const char* kLowName = "master_low";
+constexpr const char* kScaleSuffix = "_scale";
 constexpr double kUnlimited = std::numeric_limits<double>::infinity();
 
 // The passes around a rule's update, the same for every rule, in the order in which they happen.
@@ -70,6 +74,23 @@ constexpr int kNormBlock = 1024;
 using Kernel = void (*)(const Run* runs, int64_t run_count, const double* scalars,
                         const Passes& passes);
 
+// The same where a stream is in a compact format: all of them float32 or less. Its elements follow
+// one another in the parameter's flat global index, from a multiple of kBlock of the tensor on.
+struct CompactStream {
+  char* first;
+  char* second;  // the other plane, if its format has one
+  Stored stored;
+};
+struct CompactRun {
+  CompactStream streams[kMaxStreams];
+  int64_t count;
+  uint64_t element;  // global index of the first; its upper half is that of all of them
+  uint64_t keys[kWords];
+  double* sums;
+  bool begins;  // the average becomes what the weight is
+};
+using CompactKernel = void (*)(const CompactRun& run, const double* scalars, const Passes& passes);
+
 struct Kernels {
   const char* isa;
   int rule_count = 0;
@@ -79,6 +100,8 @@ struct Kernels {
   // Streams of several dtypes, with all of the passes; computed [0] in float32, or [1] in float64,
   // where a stream is.
   Kernel mixed[kMaxRules][kMaxVariants][2];
+  // Streams of any formats, with all of the passes.
+  CompactKernel compact[kMaxRules][kMaxVariants];
   // The sum of squares of each block of kNormBlock numbers; false where one is NaN or infinite.
   bool (*square_sums[kDtypes])(const char* numbers, int64_t count, double* sums);
   // The floor a step is measured against: read every stream, write the first `writes` back.
@@ -86,6 +109,11 @@ struct Kernels {
   // 16-bit conversions by themselves, for tests: to float32 and back to the given type.
   void (*widen)(Dtype from, const uint16_t* in, float* out, int64_t count);
   void (*narrow)(Dtype to, const float* in, uint16_t* out, int64_t count);
+  // Compact formats likewise, rounded by a word for each number; and these words.
+  void (*decode)(Format from, const char* first, const char* second, float* out, int64_t count);
+  void (*encode)(const Stored& to, const float* in, const uint32_t* words, char* first,
+                 char* second, int64_t count);
+  void (*words)(uint64_t key, uint32_t element, uint32_t* out, int64_t count);
 };
 
 }  // namespace fastopt

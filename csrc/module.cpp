@@ -56,6 +56,21 @@ void register_rules(py::module_& m) {
       },
       "rule"_a);
   m.def(
+      "kind",
+      [](const std::string& rule, const std::string& state) -> std::string {
+        const Rule& r = kernels().rules[find_rule(rule)];
+        for (int v = 0; v < r.variants; ++v) {
+          for (const Rule::State* s = r.states[v]; s->name; ++s) {
+            if (state != s->name) continue;
+            return s->kind == Rule::kSigned     ? "signed"
+                   : s->kind == Rule::kPositive ? "positive"
+                                                : "maximum";
+          }
+        }
+        throw std::invalid_argument("rule '" + rule + "' has no state '" + state + "'");
+      },
+      "rule"_a, "state"_a);
+  m.def(
       "scalar_names",
       [](const std::string& rule) { return names(kernels().rules[find_rule(rule)].scalar_names); },
       "rule"_a);
@@ -121,6 +136,71 @@ Dtype half_dtype(const std::string& name) {
   throw std::invalid_argument("dtype is '" + name + "'; allowed: bfloat16, float16");
 }
 
+Format format_named(const std::string& name) {
+  std::string known;
+  for (int i = 0; i < kFormats; ++i) {
+    if (name == kFormatNames[i]) return Format(i);
+    known += std::string(i ? ", " : "") + kFormatNames[i];
+  }
+  throw std::invalid_argument("format is '" + name + "'; allowed: " + known);
+}
+
+Rounds rounds_named(const std::string& name) {
+  if (name == "nearest") return Rounds::nearest;
+  if (name == "weight") return Rounds::weight;
+  if (name == "positive") return Rounds::positive;
+  if (name == "signed") return Rounds::signed_;
+  throw std::invalid_argument("rounds is '" + name +
+                              "'; allowed: nearest, weight, positive, signed");
+}
+
+using Bytes = py::array_t<uint8_t, py::array::c_style | py::array::forcecast>;
+using Words = py::array_t<uint32_t, py::array::c_style | py::array::forcecast>;
+
+// The compact formats: planes as bytes.
+void register_format_probes(py::module_& m) {
+  m.def(
+      "decode",
+      [](const std::string& format, const Bytes& first, const Bytes& second, int64_t count) {
+        const Format from = format_named(format);
+        if (first.size() != first_bytes(from, count) ||
+            second.size() != second_bytes(from, count)) {
+          throw std::invalid_argument("decode() takes planes of the count's sizes");
+        }
+        Floats out(count);
+        kernels().decode(from, reinterpret_cast<const char*>(first.data()),
+                         reinterpret_cast<const char*>(second.data()), out.mutable_data(), count);
+        return out;
+      },
+      "format"_a, "first"_a, "second"_a, "count"_a);
+  m.def(
+      "encode",
+      [](const std::string& format, const std::string& rounds, const Floats& numbers,
+         const Words& words) {
+        const Stored to{format_named(format), rounds_named(rounds), 0};
+        if (words.size() != numbers.size()) {
+          throw std::invalid_argument("encode() takes a word for each number");
+        }
+        Bytes first(first_bytes(to.format, numbers.size()));
+        Bytes second(second_bytes(to.format, numbers.size()));
+        kernels().encode(to, numbers.data(), words.data(),
+                         reinterpret_cast<char*>(first.mutable_data()),
+                         reinterpret_cast<char*>(second.mutable_data()), numbers.size());
+        return py::make_tuple(first, second);
+      },
+      "format"_a, "rounds"_a, "numbers"_a, "words"_a);
+  m.def(
+      "noise",
+      [](uint64_t seed, uint64_t step, uint64_t parameter, int word, uint64_t element,
+         int64_t count) {
+        Words out(count);
+        const uint64_t key = key_of(seed, step, parameter, word, element >> 32);
+        kernels().words(key, uint32_t(element), out.mutable_data(), count);
+        return out;
+      },
+      "seed"_a, "step"_a, "parameter"_a, "word"_a, "element"_a, "count"_a);
+}
+
 // Measuring and testing: not used by a step.
 void register_probes(py::module_& m) {
   m.def("stream", stream, "reads"_a, "updates"_a, "threads"_a);
@@ -163,6 +243,7 @@ PYBIND11_MODULE(_core, m) {
   register_isa(m);
   register_step(m);
   register_probes(m);
+  register_format_probes(m);
 }
 
 }  // namespace fastopt

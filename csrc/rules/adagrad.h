@@ -32,7 +32,7 @@ constexpr Rule kRule = {
     true,
     1,
     Numbers<variant>::of,
-    {{{"sum", "initial_accumulator_value"}}},
+    {{{"sum", "initial_accumulator_value", Rule::kPositive}}},
     Numbers<scalars>::of,
     {"lr", "weight_decay", "eps"},
 };

@@ -4,8 +4,8 @@
 // a struct of `Hyper`parameters, doubles in the order of its keys; a struct of `Scalars`, doubles
 // computed from them once per group and step count; the table of its Python names, `kRule`; and
 // `All`, per state layout (`variant`) the update of one vector, `Update<V>`, which the loop calls
-// for every element type and tail. isa.cpp alone includes these headers, once per instruction set,
-// and checks that structs and names agree: see simd/vec.h.
+// for every element type and tail. isa.cpp and isa_compact.cpp alone include these headers, once
+// per instruction set, and the first checks that structs and names agree: see simd/vec.h.
 #pragma once
 
 namespace fastopt {
@@ -21,13 +21,18 @@ struct Rule {
     int numbers;  // that it holds: 2 for a tuple such as betas
     constexpr Key(const char* key = nullptr, int count = 1) : name(key), numbers(count) {}
   };
+  // What numbers a state holds, by which it is coded in a byte: positive ones need no sign, and of
+  // a running maximum, which never decays, noise would only keep the largest.
+  enum Kind { kSigned, kPositive, kMaximum };
   struct State {
     const char* name;
     // What it is before its first step: zeros, the hyperparameter of this name, or nothing yet, for
     // the first update writes it without reading it (its scalars are told `first`).
     const char* start;
-    constexpr State(const char* key = nullptr, const char* begins = "zeros")
-        : name(key), start(begins) {}
+    Kind kind;
+    constexpr State(const char* key = nullptr, const char* begins = "zeros", Kind of = kSigned)
+        : name(key), start(begins), kind(of) {}
+    constexpr State(const char* key, Kind of) : State(key, "zeros", of) {}
   };
   const char* name;
   Key hyper[kMaxHyper + 1];

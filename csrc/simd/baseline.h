@@ -79,5 +79,36 @@ inline U16 narrow(F32 x, float16) {
   return __builtin_convertvector(sign | ((I32)(bits >= 0x477ff000u) ? overflow : finite), U16);
 }
 
+// Compact formats: bytes and 16-bit words in the order of memory. `pack_bytes` stores four vectors
+// of numbers below 256, `pack_words` two of numbers below 65536.
+inline U32 load_bytes(const uint8_t* at) {
+  U8 x;
+  __builtin_memcpy(&x, at, sizeof x);
+  return __builtin_convertvector(x, U32);
+}
+inline I32 load_bytes(const int8_t* at) {
+  VectorOf<int8_t, kLanes32>::type x;
+  __builtin_memcpy(&x, at, sizeof x);
+  return __builtin_convertvector(x, I32);
+}
+inline void pack_bytes(uint8_t* at, const U32* x) {
+  const __m128i low = _mm_packs_epi32((__m128i)x[0], (__m128i)x[1]);
+  const __m128i high = _mm_packs_epi32((__m128i)x[2], (__m128i)x[3]);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm_packus_epi16(low, high));
+}
+inline void pack_words(uint16_t* at, U32 a, U32 b) {
+  const U16 low = __builtin_convertvector(a, U16), high = __builtin_convertvector(b, U16);
+  __builtin_memcpy(at, &low, sizeof low);
+  __builtin_memcpy(at + kLanes32, &high, sizeof high);
+}
+// Of signed integers.
+inline U32 larger(U32 a, U32 b) { return (I32)a > (I32)b ? a : b; }
+inline U32 smaller(U32 a, U32 b) { return (I32)a < (I32)b ? a : b; }
+inline uint32_t largest(U32 x) {
+  uint32_t most = x[0];
+  for (int k = 1; k < kLanes32; ++k) most = x[k] > most ? x[k] : most;
+  return most;
+}
+
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA

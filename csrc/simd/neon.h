@@ -28,5 +28,32 @@ inline bool any_nan(F32 a, F32 b) { return vminvq_u32((uint32x4_t)((a == a) & (b
 inline F32 widen(U16 x, float16) { return (F32)vcvt_f32_f16((float16x4_t)x); }
 inline U16 narrow(F32 x, float16) { return (U16)vcvt_f16_f32((float32x4_t)x); }
 
+// Compact formats: bytes and 16-bit words in the order of memory. `pack_bytes` stores four vectors
+// of numbers below 256, `pack_words` two of numbers below 65536.
+inline U32 load_bytes(const uint8_t* at) {
+  U8 x;
+  __builtin_memcpy(&x, at, sizeof x);
+  return __builtin_convertvector(x, U32);
+}
+inline I32 load_bytes(const int8_t* at) {
+  VectorOf<int8_t, kLanes32>::type x;
+  __builtin_memcpy(&x, at, sizeof x);
+  return __builtin_convertvector(x, I32);
+}
+inline void pack_bytes(uint8_t* at, const U32* x) {
+  const uint16x8_t low = vcombine_u16(vmovn_u32((uint32x4_t)x[0]), vmovn_u32((uint32x4_t)x[1]));
+  const uint16x8_t high = vcombine_u16(vmovn_u32((uint32x4_t)x[2]), vmovn_u32((uint32x4_t)x[3]));
+  vst1q_u8(at, vcombine_u8(vmovn_u16(low), vmovn_u16(high)));
+}
+inline void pack_words(uint16_t* at, U32 a, U32 b) {
+  const U16 low = __builtin_convertvector(a, U16), high = __builtin_convertvector(b, U16);
+  __builtin_memcpy(at, &low, sizeof low);
+  __builtin_memcpy(at + kLanes32, &high, sizeof high);
+}
+// Of signed integers.
+inline U32 larger(U32 a, U32 b) { return (U32)vmaxq_s32((int32x4_t)a, (int32x4_t)b); }
+inline U32 smaller(U32 a, U32 b) { return (U32)vminq_s32((int32x4_t)a, (int32x4_t)b); }
+inline uint32_t largest(U32 x) { return vmaxvq_u32((uint32x4_t)x); }
+
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA

@@ -1,8 +1,9 @@
 // Native vectors of one instruction set: the types, then loads and stores of every storage type.
 //
-// Included only by isa.cpp, once per instruction set, inside that set's own namespace: nothing here
-// (nor in the headers it pulls in) may have external linkage or call an inline function of the
-// standard library, or the linker could hand an AVX-512 body to a baseline caller.
+// Included only by isa.cpp and isa_compact.cpp, once per instruction set, inside that set's own
+// namespace: nothing here (nor in the headers it pulls in) may have external linkage or call an
+// inline function of the standard library, or the linker could hand an AVX-512 body to a baseline
+// caller.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,7 @@ using F32 = VectorOf<float, kLanes32>::type;
 using I32 = VectorOf<int32_t, kLanes32>::type;
 using U32 = VectorOf<uint32_t, kLanes32>::type;
 using U16 = VectorOf<uint16_t, kLanes32>::type;  // as many lanes as F32: half a register
+using U8 = VectorOf<uint8_t, kLanes32>::type;    // a quarter of one
 using H32 = VectorOf<float, kLanes64>::type;     // as many lanes as F64: half a register
 using F64 = VectorOf<double, kLanes64>::type;
 
@@ -41,8 +43,8 @@ inline bool rarely(bool x) { return __builtin_expect(x, false); }
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA
 
-// fma, sqrt, a look for NaNs and moving between types are the only operations that an instruction
-// set spells its own way; everything else is the compiler's vector arithmetic.
+// fma, sqrt, a look for NaNs, moving between types and maxima of integers are the only operations
+// that an instruction set spells its own way; everything else is the compiler's vector arithmetic.
 #if defined(FASTOPT_SIMD_AVX512)
 #include "avx512.h"
 #elif defined(FASTOPT_SIMD_AVX2)

@@ -45,7 +45,8 @@ def lines(command: list[str], compiler: str, isa: str, run: list[str]) -> list[s
     (WORK / "rules.inc").write_text(call(sys.executable, ROOT / "csrc/list_rules.py"))
     define = [f"-DFASTOPT_ISA={isa}", f'-DFASTOPT_ISA_NAME="{isa}"', "-DFASTOPT_VECTOR_BYTES=16"]
     define.append(f"-DFASTOPT_SIMD_{isa.upper()}")
-    files = [f"{ROOT}/csrc/isa.cpp", f"{HERE}/kernels.cpp", f"-I{ROOT}/csrc", f"-I{WORK}"]
+    files = [*(f"{ROOT}/csrc/{name}.cpp" for name in ("isa", "isa_compact"))]
+    files += [f"{HERE}/kernels.cpp", f"-I{ROOT}/csrc", f"-I{WORK}"]
     quiet = ["-Wno-maybe-uninitialized"] if compiler == "GCC" else []
     flags = ["-std=c++17", "-static", *FLAGS, *STRICT, *quiet]
     call(*command, *flags, *define, *files, "-o", program)

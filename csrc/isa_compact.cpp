@@ -1,0 +1,137 @@
+// The loop over compact streams, and their formats alone for tests: compiled once per instruction
+// set.
+#include "kernels.h"
+#include "simd/around.h"
+#include "simd/squares.h"
+#include "simd/turns.h"
+#include "simd/vec.h"
+//
+#include "rules.inc"
+
+namespace fastopt::FASTOPT_ISA {
+namespace {
+
+// As isa.cpp's kernel with all passes, in float32 and a turn at a time.
+template <class Variant>
+void compact_kernel(const CompactRun& run, const double* scalars, const Passes& passes) {
+  constexpr int kStates = Variant::kStates, kCount = 2 + kStates;
+  typename Variant::Scalars s;
+  __builtin_memcpy(&s, scalars, sizeof s);
+  const auto update = made<typename Variant::template Update<F32>>(s);
+  const auto around = made<Around<F32>>(passes);
+  Turns turns(run, kCount + around.average);
+  Squares<float> sums;
+  while (turns.next()) {
+    float* numbers[kCount];
+    for (int k = 0; k < kCount; ++k) numbers[k] = turns.open(k);
+    alignas(64) float before[kTurn];
+    if (rarely(around.track)) __builtin_memcpy(before, numbers[0], sizeof before);
+    for (int j = 0; j < kTurn; j += kLanes32) {
+      turns.ask(j);
+      F32 p = load_vector<F32>(numbers[0] + j);
+      F32 g = load_vector<F32>(numbers[1] + j);
+      F32 state[kStates + 1];
+      for (int k = 0; k < kStates; ++k) state[k] = load_vector<F32>(numbers[2 + k] + j);
+      if (rarely(around.unscale)) {
+        g = g / around.grad_scale;
+        store_vector(numbers[1] + j, g);
+      }
+      g *= around.clip_factor;
+      if (rarely(around.clamp)) g = clamp(g, around.max_grad_value);
+      if (rarely(around.maximize)) g = -g;
+      if (rarely(around.penalise)) g += p > 0 ? around.l1 : p < 0 ? -around.l1 : F32{};
+      update(p, g, state);
+      store_vector(numbers[0] + j, p);
+      for (int k = 0; k < kStates; ++k) store_vector(numbers[2 + k] + j, state[k]);
+    }
+    turns.draw();
+    if (rarely(around.unscale)) turns.close(1, numbers[1]);
+    for (int k = 0; k < kCount; ++k) {
+      if (k == 1) continue;
+      turns.clear_rest(numbers[k]);
+      turns.close(k, numbers[k]);
+    }
+    if (rarely(around.average || around.track)) {
+      const float* const weight = turns.open(0);  // as it was rounded to its format
+      if (around.average) {
+        float* const average = turns.open(kCount);
+        for (int j = 0; j < kTurn; j += kLanes32) {
+          const F32 end = load_vector<F32>(weight + j);
+          const F32 start = load_vector<F32>(average + j);
+          store_vector(average + j, run.begins ? end : around.lerp(start, end));
+        }
+        turns.close(kCount, average);
+      }
+      for (int j = 0; around.track && j < kTurn; j += kLanes32) {
+        const int64_t i = turns.begin() + j;
+        const F32 now = load_vector<F32>(weight + j);
+        sums.add(kGradSquares, i, 0, load_vector<F32>(numbers[1] + j));
+        sums.add(kUpdateSquares, i, 0, now - load_vector<F32>(before + j));
+        sums.add(kWeightSquares, i, 0, now);
+        sums.advance(i + kLanes32);
+      }
+    }
+    if (rarely(around.clear)) turns.zero(1);
+    turns.put_back(around.unscale || around.clear);
+  }
+  if (around.track) sums.finish(turns.begin(), run.sums);
+}
+
+// Compact formats and their noise by turns, what is left of one in copies.
+void decode_all(Format from, const char* first, const char* second, float* out, int64_t count) {
+  for (int64_t i = 0; i < count; i += kTurn) {
+    const int64_t left = count - i < kTurn ? count - i : kTurn;
+    char planes[2][kTurn * sizeof(float)] = {};
+    float numbers[kTurn];
+    __builtin_memcpy(planes[0], first + first_bytes(from, i), first_bytes(from, left));
+    if (second)
+      __builtin_memcpy(planes[1], second + second_bytes(from, i), second_bytes(from, left));
+    decode_turn(from, planes[0], planes[1], numbers);
+    __builtin_memcpy(out + i, numbers, left * sizeof(float));
+  }
+}
+
+void encode_all(const Stored& to, const float* in, const uint32_t* words, char* first, char* second,
+                int64_t count) {
+  for (int64_t i = 0; i < count; i += kTurn) {
+    const int64_t left = count - i < kTurn ? count - i : kTurn;
+    char planes[2][kTurn * sizeof(float)] = {};
+    float numbers[kTurn] = {};
+    uint32_t random[kTurn] = {};
+    __builtin_memcpy(numbers, in + i, left * sizeof(float));
+    __builtin_memcpy(random, words + i, left * sizeof(uint32_t));
+    encode_turn(to, numbers, random, planes[0], planes[1]);
+    __builtin_memcpy(first + first_bytes(to.format, i), planes[0], first_bytes(to.format, left));
+    if (!second) continue;
+    __builtin_memcpy(second + second_bytes(to.format, i), planes[1], second_bytes(to.format, left));
+  }
+}
+
+void words_of(uint64_t key, uint32_t element, uint32_t* out, int64_t count) {
+  for (int64_t i = 0; i < count; i += kTurn) {
+    const int64_t left = count - i < kTurn ? count - i : kTurn;
+    uint32_t words[kTurn];
+    fill_words(key, element + uint32_t(i), words);
+    __builtin_memcpy(out + i, words, left * sizeof(uint32_t));
+  }
+}
+
+template <class... Variants>
+void add(CompactKernel* row, List<Variants...>) {
+  ((*row++ = compact_kernel<Variants>), ...);
+}
+
+}  // namespace
+
+void add_compact(Kernels& table);
+
+void add_compact(Kernels& table) {
+  int rule = 0;
+#define FASTOPT_ADD(name) add(table.compact[rule++], name::All{});
+  FASTOPT_RULES(FASTOPT_ADD)
+  table.decode = decode_all;
+  table.encode = encode_all;
+  table.words = words_of;
+}
+
+}  // namespace fastopt::FASTOPT_ISA
