@@ -29,6 +29,7 @@ int useful_threads(int64_t count, int threads) {
 
 void Batch::clear() {
   entries_.clear();
+  compacts_.clear();
   groups_.clear();
   scalars_.clear();
   sums_.clear();
@@ -87,7 +88,8 @@ void Batch::add(const Member& member) {
   entry.group = member.group;
   entry.index = member.index;
   entry.first = member.first;
-  entry.begins = member.begins && passes.average;
+  entry.compact = member.compact ? add_compact(member) : -1;
+  entry.begins = member.begins && passes.average && !member.compact;
   begins_ |= entry.begins;
   entry.step = member.count();
   entry.scalars = scalars_for(entry.group, entry.step.at ? entry.step.next() : 0, member.first);
@@ -170,6 +172,11 @@ void Batch::share(int64_t from, int64_t to) {
       const int64_t stop = std::min(begin + piece, end);
       double* const sums =
           track ? sums_.data() + entry.first_sum + begin / kSumGrain * kSums : nullptr;
+      if (entry.compact >= 0) {
+        flush();
+        update_compact(entry, begin, stop, sums);
+        continue;
+      }
       if (entry.layout >= 0) {
         flush();
         update_strided(entry, begin, stop, sums);

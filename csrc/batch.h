@@ -66,6 +66,7 @@ class Batch {
     Kernel kernel;
     Run run;         // all of it, in real numbers
     int64_t layout;  // where its strided layout starts in layouts_, or -1: one contiguous run
+    int compact;     // its place in compacts_, or -1: every stream is what its dtype says
     int stream_count;
     Dtype dtypes[kMaxStreams];
     int scalars;
@@ -77,6 +78,16 @@ class Batch {
     int64_t bytes(int stream) const { return kElementBytes[int(dtypes[stream])]; }
   };
 
+  struct Compact {
+    CompactKernel kernel;
+    CompactRun run;  // all of it
+    uint64_t seed;
+    bool flat;
+    View views[kMaxStreams], low;  // where it is not flat
+  };
+
+  int add_compact(const Member& member);
+  void update_compact(const Entry& entry, int64_t begin, int64_t end, double* sums) const;
   int64_t add_layout(const View* views, int count);
   int scalars_for(int group, double step, bool first);
   bool measure_share(int64_t from, int64_t to);
@@ -91,6 +102,7 @@ class Batch {
   void update_strided(const Entry& entry, int64_t begin, int64_t end, double* sums) const;
 
   std::vector<Entry> entries_;
+  std::vector<Compact> compacts_;
   std::vector<Shared> groups_;
   std::vector<Scalars> scalars_;
   std::vector<int64_t> layouts_;

@@ -1,4 +1,5 @@
-// The element types the engine updates, in the order of the kernel tables.
+// The element types the engine updates, in the order of the kernel tables; then those of planes of
+// compact formats, which no table has.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +13,9 @@ struct float16 {
   uint16_t bits;
 };
 
-enum class Dtype : uint8_t { float32, float64, bfloat16, float16 };
+enum class Dtype : uint8_t { float32, float64, bfloat16, float16, uint8, int16, int8 };
 
 constexpr int kDtypes = 4;
-constexpr int kElementBytes[kDtypes] = {4, 8, 2, 2};
+constexpr int kElementBytes[] = {4, 8, 2, 2, 1, 2, 1};
 
 }  // namespace fastopt

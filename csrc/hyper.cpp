@@ -84,9 +84,11 @@ const Keys& keys_of(int rule) {
     const Rule& r = kernels().rules[rule];
     for (int i = 0; r.hyper[i].name; ++i) k.hyper.push_back(interned(r.hyper[i].name));
     k.states.resize(r.variants);
+    k.scales.resize(r.variants);
     for (int v = 0; v < r.variants; ++v) {
       for (int i = 0; r.states[v][i].name; ++i) {
         k.states[v].push_back(interned(r.states[v][i].name));
+        k.scales[v].push_back(interned((std::string(r.states[v][i].name) + kScaleSuffix).c_str()));
       }
     }
   }
@@ -181,6 +183,24 @@ Passes read_passes(PyObject* borrowed, std::optional<double> grad_scale) {
   return passes;
 }
 
+namespace {
+
+// A group that nobody has asked for compact formats need not have these keys.
+void read_rounding(PyObject* group, Group* now) {
+  static PyObject* seed_key = interned("rounding_seed");
+  static PyObject* stochastic_rounding = interned("stochastic_rounding");
+  static PyObject* state_bits = interned("state_bits");
+  PyObject* const seed = PyDict_GetItemWithError(group, seed_key);
+  if (!seed && PyErr_Occurred()) throw py::error_already_set();
+  if (!seed || seed == Py_None) return;
+  now->rounding_seed = PyLong_AsUnsignedLongLongMask(seed);
+  if (PyErr_Occurred()) throw py::error_already_set();
+  now->noisy_params = is_set(group, stochastic_rounding);
+  now->noisy_states = now->noisy_params || is_set(group, state_bits);
+}
+
+}  // namespace
+
 Group read_group(int rule, PyObject* borrowed, std::optional<double> grad_scale, bool waits) {
   static PyObject* differentiable = interned("differentiable");
   static PyObject* capturable = interned("capturable");
@@ -192,6 +212,7 @@ Group read_group(int rule, PyObject* borrowed, std::optional<double> grad_scale,
   now.passes = read_passes(group, grad_scale);
   now.streams = 2 + length(kernels().rules[rule].states[now.hyper.variant]) + now.passes.average;
   now.flagged = is_set(group, differentiable) || is_set(group, capturable);
+  read_rounding(group, &now);
   now.params = params_of(group);
   return now;
 }

@@ -20,6 +20,7 @@ int find_rule(const std::string& name);
 struct Keys {
   std::vector<PyObject*> hyper;
   std::vector<std::vector<PyObject*>> states;
+  std::vector<std::vector<PyObject*>> scales;  // of these, where they are codes
 };
 
 const Keys& keys_of(int rule);
@@ -64,6 +65,10 @@ struct Group {
   int streams;  // of each parameter: itself, its gradient, its states, its moving average
   pybind11::object params;
   bool flagged;  // it asks for torch's own step
+  // Of the noise that rounds. Where its streams are bfloat16 alone their dtype does not tell that
+  // they are rounded by it: these do.
+  uint64_t rounding_seed = 0;
+  bool noisy_params = false, noisy_states = false;
 };
 
 // May run Python. Throws Refused where a number or the parameters are not what they must be.

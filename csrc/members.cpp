@@ -13,15 +13,31 @@ namespace {
 // at 8.
 constexpr size_t kReadAhead = 4;
 
-// What messages call the stream-th tensor of a parameter; the step comes after all streams.
-std::string subject(const Group& group, int stream) {
-  if (stream < 2) return stream == 0 ? "it" : "its gradient";
-  const Rule::State* states = kernels().rules[group.rule].states[group.hyper.variant];
+const Rule::State* states_of(const Group& group) {
+  return kernels().rules[group.rule].states[group.hyper.variant];
+}
+
+std::string second_name(const Group& group, int stream) {
+  return stream == 0 ? kLowName : std::string(states_of(group)[stream - 2].name) + kScaleSuffix;
+}
+
+std::string second_subject(const Group& group, int stream) {
+  return "its state '" + second_name(group, stream) + "'";
+}
+
+// What messages call the k-th tensor of a parameter: after all streams come the second planes of
+// those that have one, then the step.
+std::string subject(const Group& group, int k, unsigned seconds) {
+  if (k < 2) return k == 0 ? "it" : "its gradient";
+  const Rule::State* states = states_of(group);
   const int average = 2 + length(states);
-  const char* name = stream < average                            ? states[stream - 2].name
-                     : stream == average && group.passes.average ? kAverageName
-                                                                 : "step";
-  return std::string("its state '") + name + "'";
+  if (k < average) return std::string("its state '") + states[k - 2].name + "'";
+  if (k == average && group.passes.average) return std::string("its state '") + kAverageName + "'";
+  int at = group.streams;
+  for (int stream = 0; stream < kMaxStreams; ++stream) {
+    if (seconds >> stream & 1 && at++ == k) return second_subject(group, stream);
+  }
+  return "its state 'step'";
 }
 
 // What is wrong with a tensor that does not fit its parameter.
@@ -86,21 +102,25 @@ void Members::read(Member& member) {
   const bool writes_grad = group.passes.writes_grads();
   View* const views = member.views;
   int k = 0;
-  const auto refuse = [&](const std::string& why) { throw Refused(subject(group, k) + " " + why); };
+  unsigned seconds = 0;
+  for (int i = 0; i < kMaxStreams; ++i) seconds |= unsigned(member.seconds[i] != nullptr) << i;
+  const auto refuse = [&](const std::string& why) {
+    throw Refused(subject(group, k, seconds) + " " + why);
+  };
   const auto look = [&](PyObject* tensor, View* view) {
     try {
-      read_anywhere(tensor, view);
+      read_anywhere(tensor, view, k >= 2 && k < streams && member.seconds[k]);
     } catch (const Refused& refused) {
       refuse(refused.what());
     }
   };
-  const int footprints = streams + (member.step != nullptr);
+  const int footprints = streams + __builtin_popcount(seconds) + (member.step != nullptr);
   prefetch(size_t(footprints));
   const size_t place = reads_.size();
   if (place == writes_grads_.size()) writes_grads_.push_back(-1);
   written_moved_ |= writes_grads_[place] != writes_grad;
   writes_grads_[place] = writes_grad;
-  reads_.push_back({member.index, member.of, footprint_, footprints});
+  reads_.push_back({member.index, member.of, footprint_, footprints, seconds});
   member.flat = true;
   for (; k < streams; ++k) {
     PyObject* const tensor = member.tensors[k];
@@ -119,13 +139,113 @@ void Members::read(Member& member) {
           "location); clone() it first");
     }
   }
+  member.compact = seconds || group.noisy_states;
+  if (member.compact) read_seconds(member);
   if (!member.step) return;
+  k = footprints;
   View& at = member.step_view;
   look(member.step, &at);
   remember(member.step, at, contiguous(at), true);
   if (at.numel != 1 || at.complex || kElementBytes[int(at.dtype)] < 4) {
     refuse("has shape " + describe_shape(at) + " and dtype " + dtype_name(at) +
            "; it must be one float32 or float64 number");
+  }
+}
+
+// Second planes, then what format each stream is in. Structure tells: codes are bytes that have a
+// scale, a corrected parameter has a correction, whose width is its dtype's. Only of a bfloat16
+// alone it does not, which a group may ask to round by noise.
+void Members::read_seconds(Member& member) {
+  const Group& group = *member.of;
+  const View& p = member.views[0];
+  const int average = 2 + length(states_of(group));
+  bool noisy = false, compact = false;
+  for (int k = 0; k < kMaxStreams; ++k) {
+    if (!member.seconds[k]) continue;
+    View& view = member.second_views[k];
+    const auto refuse = [&](const std::string& why) {
+      throw Refused(second_subject(group, k) + " " + why);
+    };
+    try {
+      read_anywhere(member.seconds[k], &view, true);
+    } catch (const Refused& refused) {
+      refuse(refused.what());
+    }
+    const bool run = contiguous(view);
+    remember(member.seconds[k], view, run, true);
+    if (!(view.device == p.device)) refuse(mismatch(view, p));
+    if (k == 0) {
+      if (p.dtype != Dtype::bfloat16 && p.dtype != Dtype::float16) {
+        refuse(std::string("is the correction of a 16-bit parameter, but this one is ") +
+               dtype_name(p));
+      }
+      if (view.dtype != Dtype::int16 && view.dtype != Dtype::int8) {
+        refuse(std::string("has dtype ") + dtype_name(view) + "; it must be int16 or int8");
+      }
+      if (!same_shape(view, p)) refuse(mismatch(view, p));
+      if (overlaps_itself(view)) refuse("is expanded; clone() it first");
+      member.flat &= run;
+      continue;
+    }
+    const int64_t blocks = (p.numel + kBlock - 1) / kBlock;
+    if (view.dtype != Dtype::uint8 || !run || view.numel != blocks) {
+      refuse("has shape " + describe_shape(view) + " and dtype " + dtype_name(view) +
+             "; it must be " + std::to_string(blocks) + " contiguous uint8 numbers");
+    }
+    if (member.views[k].dtype != Dtype::uint8) {
+      refuse(std::string("is the scale of codes in uint8, but '") + states_of(group)[k - 2].name +
+             "' is " + dtype_name(member.views[k]));
+    }
+  }
+  uint8_t words[2] = {};  // used by positive and by signed states
+  for (int k = 0; k < group.streams; ++k) {
+    const View& view = member.views[k];
+    Stored& stored = member.stored[k] = {};
+    const bool state = k >= 2 && k < average;
+    const Rule::Kind kind = state ? states_of(group)[k - 2].kind : Rule::kSigned;
+    switch (view.dtype) {
+      case Dtype::bfloat16:
+        stored.format = Format::bfloat16;
+        if (k == 0 && member.seconds[0]) {
+          const bool exact = member.second_views[0].dtype == Dtype::int16;
+          stored.format = exact ? Format::split16 : Format::split8;
+          if (!exact) stored.rounds = Rounds::weight;
+        } else if (k == 0 && group.noisy_params) {
+          stored.rounds = Rounds::weight;
+        }
+        break;
+      case Dtype::float16:
+        stored.format = Format::float16;
+        if (k == 0 && member.seconds[0]) {
+          const bool wide = member.second_views[0].dtype == Dtype::int16;
+          stored.format = wide ? Format::rest16 : Format::rest8;
+        }
+        break;
+      case Dtype::uint8:
+        stored.format = kind == Rule::kSigned ? Format::signed8 : Format::positive8;
+        break;
+      default:
+        break;
+    }
+    const bool by_noise =
+        view.dtype == Dtype::uint8 || (view.dtype == Dtype::bfloat16 && group.noisy_states);
+    if (state && by_noise && kind != Rule::kMaximum) {
+      stored.rounds = kind == Rule::kSigned ? Rounds::signed_ : Rounds::positive;
+      stored.word = words[kind == Rule::kSigned]++;
+      if (stored.word >= kWords) throw Refused("it has too many states that are rounded by noise");
+    }
+    noisy |= stored.rounds != Rounds::nearest;
+    compact |= !stored.plain();
+  }
+  member.compact = compact;
+  if (!compact) return;
+  if (noisy && !member.step) throw Changed("it has no state 'step'");
+  for (int k = 0; k < group.streams; ++k) {
+    const View& view = member.views[k];
+    if (view.complex || view.dtype == Dtype::float64) {
+      throw Refused(subject(group, k, 0) + " has dtype " + dtype_name(view) +
+                    "; beside compact formats it must be float32, bfloat16 or float16");
+    }
   }
 }
 
@@ -151,7 +271,7 @@ void Members::settle(int* index) {
     try {
       refuse_lazy_views(suspect.tensor.ptr());
     } catch (const Refused& refused) {
-      throw Refused(subject(*read.of, suspect.stream) + " " + refused.what());
+      throw Refused(subject(*read.of, suspect.stream, read.seconds) + " " + refused.what());
     }
   }
   *index = -1;
@@ -208,11 +328,11 @@ void Members::refuse_own_overlap(const Read& read) const {
     for (int a = 0; a < b; ++a) {
       if (!own[a].meets(own[b]) || (!writes(*read.of, a) && !writes(*read.of, b))) continue;
       View one, other;
-      read_anywhere(own[a].object, &one);
-      read_anywhere(own[b].object, &other);
+      read_anywhere(own[a].object, &one, true);
+      read_anywhere(own[b].object, &other, true);
       if (interleaved(one, other)) continue;
-      throw Refused(subject(*read.of, b) + " shares memory with " +
-                    (a == 0 ? "the parameter" : subject(*read.of, a)) +
+      throw Refused(subject(*read.of, b, read.seconds) + " shares memory with " +
+                    (a == 0 ? "the parameter" : subject(*read.of, a, read.seconds)) +
                     "; clone() one of them first");
     }
   }

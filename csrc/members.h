@@ -27,6 +27,7 @@ struct StepCount {
   double next() const {
     return wide ? *static_cast<double*>(at) + 1 : double(*static_cast<float*>(at) + 1);
   }
+  double now() const { return wide ? *static_cast<double*>(at) : double(*static_cast<float*>(at)); }
   void write(double value) const {
     if (wide) {
       *static_cast<double*>(at) = value;
@@ -41,13 +42,17 @@ struct Member {
   int index;  // over all groups, as in messages and stats()
   int group;
   const Group* of;
-  PyObject* tensors[kMaxStreams];  // parameter, gradient, states, the moving average
-  PyObject* step;                  // its 0-d step tensor, or null
-  bool first, begins;              // its states have never been written; nor has its average
+  PyObject* tensors[kMaxStreams];       // parameter, gradient, states, the moving average
+  PyObject* seconds[kMaxStreams] = {};  // second planes of these, or null
+  PyObject* step;                       // its 0-d step tensor, or null
+  bool first, begins;                   // its states have never been written; nor has its average
   // Found by Members::read():
   View views[kMaxStreams];
   View step_view;
-  bool flat;  // each tensor is one contiguous run
+  View second_views[kMaxStreams];
+  bool flat;                   // each tensor is one contiguous run
+  bool compact;                // a stream is in a format that is more than its dtype
+  Stored stored[kMaxStreams];  // then
 
   StepCount count() const {
     if (!step) return {};
@@ -93,6 +98,7 @@ class Members {
     const Group* of;
     size_t first;  // its first footprint
     int footprints;
+    unsigned seconds;  // a bit for each stream that has a second plane
   };
   // A tensor that may be a lazy view; asking it runs Python, for which it is held.
   struct Suspect {
@@ -101,6 +107,7 @@ class Members {
     int stream;
   };
 
+  void read_seconds(Member& member);
   void remember(PyObject* tensor, const View& view, bool run, bool written);
   void prefetch(size_t tensors) const;
   template <class Visit>

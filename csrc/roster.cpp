@@ -21,6 +21,7 @@ Roster::Roster(int rule, const py::list& groups, const py::dict& state, const st
     : rule_(rule) {
   static PyObject* step_key = interned("step");
   static PyObject* average_key = interned(kAverageName);
+  static PyObject* low_key = interned(kLowName);
   for (size_t g = 0; g < groups.size(); ++g) {
     groups_.push_back(read_group(rule, item(groups, g), std::nullopt, false));
   }
@@ -34,6 +35,7 @@ Roster::Roster(int rule, const py::list& groups, const py::dict& state, const st
   }
   for (const Group& group : groups_) {
     const auto& names = keys_of(rule_).states[group.hyper.variant];
+    const auto& scales = keys_of(rule_).scales[group.hyper.variant];
     const auto count = size_t(PySequence_Fast_GET_SIZE(group.params.ptr()));
     planned_.push_back({count, group.hyper.variant, group.passes.switches(), false});
     for (size_t i = 0; i < count; ++i) {
@@ -57,9 +59,12 @@ Roster::Roster(int rule, const py::list& groups, const py::dict& state, const st
         };
         if (is(step_key)) role = kStep;
         if (is(average_key)) role = kAverage;
+        if (is(low_key)) role = kSecond;
         for (size_t k = 0; k < names.size(); ++k) {
           if (is(names[k])) role = int(k);
+          if (is(scales[k])) role = kSecond + 2 + int(k);
         }
+        slot.compact |= role >= kSecond && value != Py_None;
         items_.push_back({key, value, role});
         if (role != kOther && value != Py_None) handles_.emplace_back(value);
       }
@@ -105,7 +110,10 @@ void Roster::find_states(const Slot& slot, Member& member) const {
   const int count = member.of->streams - 2 - average;
   PyObject** const states = member.tensors + 2;
   std::fill_n(states, count + average, nullptr);
+  std::fill_n(member.seconds, kMaxStreams, nullptr);
   member.step = nullptr;
+  // The noise that rounds is keyed by it, whatever the rule.
+  const bool steps = rule.counts_steps || slot.compact || member.of->noisy_states;
   if (slot.state) {
     Py_ssize_t position = 0;
     PyObject *key, *value;
@@ -115,9 +123,13 @@ void Roster::find_states(const Slot& slot, Member& member) const {
       if (item == end || key != item->key || value != item->value) {
         throw Changed("its state has changed");
       }
-      if (item->role >= 0) states[item->role] = value;
+      if (item->role >= kSecond) {
+        if (value != Py_None) member.seconds[item->role - kSecond] = value;
+      } else if (item->role >= 0) {
+        states[item->role] = value;
+      }
       if (item->role == kAverage && average) states[count] = value;
-      if (item->role == kStep && rule.counts_steps) member.step = value;
+      if (item->role == kStep && steps) member.step = value;
     }
     if (item != end) throw Changed("its state has changed");
   }

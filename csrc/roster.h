@@ -53,12 +53,13 @@ class Roster {
   struct Item {  // one entry of a parameter's state dict
     PyObject* key;
     PyObject* value;
-    int role;  // index of the rule's state, kStep, kAverage or kOther
+    int role;  // index of the rule's state, kStep, kAverage, kOther, kSecond + a stream
   };
   struct Slot {
     PyObject* param;
     Way way;
     bool first, begins;
+    bool compact = false;       // a stream has a second plane
     PyObject* state = nullptr;  // its dict in optimizer.state
     size_t first_item = 0;      // in items_
     size_t items = 0;
@@ -72,6 +73,7 @@ class Roster {
   static constexpr int kStep = -1;
   static constexpr int kOther = -2;
   static constexpr int kAverage = -3;
+  static constexpr int kSecond = kMaxStreams;
 
   void check_state(const pybind11::dict& state) const;
   void find_states(const Slot& slot, Member& member) const;

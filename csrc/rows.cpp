@@ -94,6 +94,9 @@ bool Rows::as_found(const Found& found, const View& view) const {
 void Rows::add(size_t place, const Member& member) {
   Row& row = rows_[place];
   const int streams = member.of->streams;
+  if (member.compact) {
+    throw Refused("it or its states are in compact formats, which only the CPU's kernels have");
+  }
   const Hyper& hyper = member.of->hyper;
   if (hyper.on_device && !(hyper.device == member.views[0].device)) {
     throw Refused("its group's " + py::str(hyper.on_device).cast<std::string>() +

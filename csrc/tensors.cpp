@@ -94,7 +94,7 @@ PyObject* grad_of(PyObject* param) {
   return grad;
 }
 
-void read_anywhere(PyObject* object, View* view) {
+void read_anywhere(PyObject* object, View* view, bool planes) {
   PyObject* const tensor = memory_of(object);
   if (!tensor) {
     throw Refused(std::string("is a ") + Py_TYPE(object)->tp_name +
@@ -115,6 +115,10 @@ void read_anywhere(PyObject* object, View* view) {
     view->dtype = Dtype::float64;
   } else if (floating && bits == 16) {
     view->dtype = Dtype::float16;
+  } else if (planes && t.dtype.code == kDLUInt && bits == 8) {
+    view->dtype = Dtype::uint8;
+  } else if (planes && t.dtype.code == kDLInt && (bits == 8 || bits == 16)) {
+    view->dtype = bits == 8 ? Dtype::int8 : Dtype::int16;
   } else {
     std::string allowed;
     for (const char* name : kDtypeNames) allowed += std::string(allowed.empty() ? "" : ", ") + name;
@@ -213,6 +217,9 @@ std::string describe(const Device& device) {
 }
 
 const char* dtype_name(const View& view) {
+  if (view.dtype == Dtype::uint8) return "uint8";
+  if (view.dtype == Dtype::int16) return "int16";
+  if (view.dtype == Dtype::int8) return "int8";
   return kDtypeNames[int(view.dtype) + (view.complex ? kDtypes : 0)];
 }
 

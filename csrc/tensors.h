@@ -46,8 +46,9 @@ void bind_torch();
 // is the one place that knows.
 PyObject* memory_of(PyObject* object);
 
-// What `tensor` is in memory. Throws Refused where there is none, or its dtype is not known.
-void read_anywhere(PyObject* tensor, View* view);
+// What `tensor` is in memory. Throws Refused where there is none, or its dtype is not known; the
+// integers of compact formats are only where `planes`.
+void read_anywhere(PyObject* tensor, View* view, bool planes = false);
 
 // The same, of a tensor whose memory the host may follow: throws Refused where it is elsewhere.
 void read(PyObject* tensor, View* view);

@@ -96,7 +96,8 @@ def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
         kept.append((param, version(param), None if there is None else dict(there)))
         state = there or {}
         created: dict[str, Tensor] = {}
-        if _core.counts_steps(rule) and "step" not in state:
+        counts = _core.counts_steps(rule) or group.get("rounding_seed") is not None
+        if counts and "step" not in state:
             wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
             created["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32)
         for name, start in _core.states(rule, group):
