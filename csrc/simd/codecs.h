@@ -9,8 +9,11 @@ namespace fastopt::FASTOPT_ISA {
 namespace {
 
 // So many numbers of every stream a turn: their scratch stays in the L1 cache, and what is switched
-// by a format, or called out of line, is so once for all of them.
-constexpr int kTurn = 64;
+// by a format, or called out of line, is so once for all of them. AdamW with 8-bit states
+// took 23.1, 21.2 and 20.8 ns per 16 elements for turns of 64, 128 and 256 (AVX2 on a Xeon, in the
+// caches; 18.2, 17.2 and 16.5 with AVX-512).
+constexpr int kTurn = 256;
+static_assert(kTurn % kBlock == 0);
 constexpr int kBlocks = kTurn / int(kBlock);
 constexpr uint32_t kInfinity = 0x7f800000, kQuietNan = 0x7fc00000, kSign = 0x80000000;
 
