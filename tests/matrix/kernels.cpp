@@ -209,10 +209,89 @@ void conversions() {
   }
 }
 
+// A stream in a format: made of tame numbers, and then the numbers that it holds.
+struct Coded {
+  Stored stored;
+  int64_t count;
+  std::vector<char> first, second;
+
+  Coded(Random& random, Stored in, int64_t n, bool negative)
+      : stored(in),
+        count(n),
+        first(size_t(first_bytes(in.format, n))),
+        second(size_t(second_bytes(in.format, n))) {
+    Numbers numbers(int(Dtype::float32), n);
+    numbers.fill(random, false, negative);
+    std::vector<uint32_t> words(size_t(n), 0);
+    for (uint32_t& word : words) word = uint32_t(random());
+    table.encode(stored, reinterpret_cast<float*>(numbers.at(0)), words.data(), first.data(),
+                 second.data(), n);
+  }
+  CompactStream stream() { return {first.data(), second.data(), stored}; }
+  uint64_t hash(uint64_t h) {
+    Numbers numbers(int(Dtype::float32), count);
+    table.decode(stored.format, first.data(), second.data(),
+                 reinterpret_cast<float*>(numbers.at(0)), count);
+    return numbers.hash(h);
+  }
+};
+
+void compacts() {
+  constexpr int64_t kCounts[] = {1000, 256, 64, 63, 1};
+  const Stored weights[] = {{Format::float32},
+                            {Format::split16},
+                            {Format::split8, Rounds::weight},
+                            {Format::bfloat16, Rounds::weight},
+                            {Format::rest16},
+                            {Format::rest8},
+                            {Format::float16}};
+  const Stored grads[] = {{Format::float32}, {Format::bfloat16}, {Format::float16}};
+  for (int rule = 0; rule < table.rule_count; ++rule) {
+    for (int variant = 0; variant < table.rules[rule].variants; ++variant) {
+      const Rule::State* states = table.rules[rule].states[variant];
+      Random random{kSeed};
+      for (int draw = 0; draw < 28; ++draw) {
+        uint64_t h = kSeed;
+        for (const int64_t count : kCounts) {
+          std::vector<Coded> streams;
+          streams.emplace_back(random, weights[draw % 7], count, true);
+          streams.emplace_back(random, grads[draw % 3], count, true);
+          for (int k = 0; states[k].name; ++k) {
+            const bool is_signed = states[k].kind == Rule::kSigned;
+            Stored stored{is_signed ? Format::signed8 : Format::positive8};
+            if (draw % 2) stored.format = Format::bfloat16;
+            if (states[k].kind != Rule::kMaximum) {
+              stored.rounds = is_signed ? Rounds::signed_ : Rounds::positive;
+            }
+            stored.word = k % kWords;
+            streams.emplace_back(random, stored, count, is_signed);
+          }
+          streams.emplace_back(random, grads[draw % 2], count, true);  // the average
+          double sums[kSums] = {}, scalars[kMaxScalars];
+          CompactRun run{};
+          for (size_t k = 0; k < streams.size(); ++k) run.streams[k] = streams[k].stream();
+          run.count = count;
+          run.element = random.below(1 << 20) * kBlock;
+          for (uint64_t& key : run.keys) key = random();
+          run.sums = sums;
+          make_scalars(random, scalars);
+          table.compact[rule][variant](run, scalars, make_passes(random, true));
+          for (Coded& stream : streams) h = stream.hash(h);
+          h = hash_doubles(sums, kSums, h);
+        }
+        print(std::string(table.rules[rule].name) + " " + std::to_string(variant) + " compact " +
+                  std::to_string(draw),
+              h);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
   updates();
+  compacts();
   norms();
   conversions();
 }
