@@ -101,8 +101,7 @@ void read_anywhere(PyObject* object, View* view) {
                   ", not a plain torch.Tensor or torch.nn.Parameter");
   }
   DLTensor t;
-  if (exchange->dltensor_from_py_object_no_sync(tensor, &t) != 0)
-    throw unreadable();
+  if (exchange->dltensor_from_py_object_no_sync(tensor, &t) != 0) throw unreadable();
   view->device = device_of(t);
   view->complex = t.dtype.code == kDLComplex;
   const int bits = view->complex ? t.dtype.bits / 2 : t.dtype.bits;

@@ -76,7 +76,7 @@ class Launch:
                 continue
             devices.append(param.device)
             if index in layers:
-                slot = self._slot(index, g, param, optimizer.state[param])
+                slot = self._slot(index, g, param, optimizer.state.get(param, {}))
                 slot.first, slot.begins = bool(first[index]), bool(begins[index])
                 slot.layer = layers[index]
                 self._slots.append(slot)
