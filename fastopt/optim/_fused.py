@@ -14,7 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]
 from torch.compiler import is_compiling
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim.optimizer import (
+    _device_dtype_check_for_fused,
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+)
 
 from .. import arguments
 from ..arguments import PASSES, Argument
@@ -52,6 +56,11 @@ class FusedStep(Averages, Stepping):
         super().__init__(*args, **kwargs)
         self.defaults.update(own)
         arguments.adopt(self, own, [])
+        if own.get("fused"):  # as torch's classes that have it
+            if self.defaults["differentiable"]:
+                raise RuntimeError("`fused` does not support `differentiable`")
+            if self.defaults["foreach"]:
+                raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         arguments.check(self._arguments, param_group)
@@ -199,6 +208,11 @@ class FusedStep(Averages, Stepping):
 
     def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Torch's own step, without the hooks around it."""
+        if "fused" in self._arguments:  # checked as by torch's classes that have it
+            for group in self.param_groups:
+                for p in group["params"] if group["fused"] else ():
+                    if p.grad is not None and not self.state.get(p):
+                        _device_dtype_check_for_fused(p)
         step = super().step.__func__  # type: ignore[attr-defined]
         if getattr(step, "hooked", False):
             step = step.__wrapped__
