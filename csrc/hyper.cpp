@@ -83,6 +83,7 @@ const Keys& keys_of(int rule) {
   if (k.hyper.empty()) {
     const Rule& r = kernels().rules[rule];
     for (int i = 0; r.hyper[i].name; ++i) k.hyper.push_back(interned(r.hyper[i].name));
+    for (int i = 0; r.carries[i].name; ++i) k.carried.push_back(interned(r.carries[i].name));
     k.states.resize(r.variants);
     for (int v = 0; v < r.variants; ++v) {
       for (int i = 0; r.states[v][i].name; ++i) {
@@ -191,6 +192,7 @@ Group read_group(int rule, PyObject* borrowed, std::optional<double> grad_scale,
   now.hyper = read_hyper(rule, group, waits);
   now.passes = read_passes(group, grad_scale);
   now.streams = 2 + length(kernels().rules[rule].states[now.hyper.variant]) + now.passes.average;
+  now.tensors = now.streams + length(kernels().rules[rule].carries);
   now.flagged = is_set(group, differentiable) || is_set(group, capturable);
   now.params = params_of(group);
   return now;

@@ -15,11 +15,12 @@ namespace fastopt {
 // The index of a rule in the registry; throws std::invalid_argument naming the known ones.
 int find_rule(const std::string& name);
 
-// The keys of a rule's hyperparameters and states as Python strings, made once and kept: looking a
-// key up by an interned string compares pointers.
+// The keys of a rule's hyperparameters, states and carried numbers as Python strings, made once and
+// kept: looking a key up by an interned string compares pointers.
 struct Keys {
   std::vector<PyObject*> hyper;
   std::vector<std::vector<PyObject*>> states;
+  std::vector<PyObject*> carried;
 };
 
 const Keys& keys_of(int rule);
@@ -62,6 +63,7 @@ struct Group {
   Hyper hyper;
   Passes passes;
   int streams;  // of each parameter: itself, its gradient, its states, its moving average
+  int tensors;  // and the numbers it carries
   pybind11::object params;
   bool flagged;  // it asks for torch's own step
 };

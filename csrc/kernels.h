@@ -12,6 +12,7 @@ namespace fastopt {
 
 constexpr int kMaxRules = 32;
 constexpr int kMaxStreams = 3 + kMaxStates;  // param, grad, states, moving average
+constexpr int kMaxTensors = kMaxStreams + kMaxCarried;
 constexpr const char* kAverageName = "ema";
 constexpr double kUnlimited = std::numeric_limits<double>::infinity();
 

@@ -13,15 +13,10 @@ namespace {
 // at 8.
 constexpr size_t kReadAhead = 4;
 
-// What messages call the stream-th tensor of a parameter; the step comes after all streams.
-std::string subject(const Group& group, int stream) {
-  if (stream < 2) return stream == 0 ? "it" : "its gradient";
-  const Rule::State* states = kernels().rules[group.rule].states[group.hyper.variant];
-  const int average = 2 + length(states);
-  const char* name = stream < average                            ? states[stream - 2].name
-                     : stream == average && group.passes.average ? kAverageName
-                                                                 : "step";
-  return std::string("its state '") + name + "'";
+// What messages call a parameter's tensor in this place.
+std::string subject(const Group& group, int place) {
+  if (place < 2) return place == 0 ? "it" : "its gradient";
+  return std::string("its state '") + state_key(group, place) + "'";
 }
 
 // What is wrong with a tensor that does not fit its parameter.
@@ -38,9 +33,16 @@ std::string mismatch(const View& v, const View& param) {
          "; both must be real, or both complex";
 }
 
-bool writes(const Group& group, int stream) { return stream != 1 || group.passes.writes_grads(); }
+bool writes(const Group& group, int place) { return place != 1 || group.passes.writes_grads(); }
 
 }  // namespace
+
+const char* state_key(const Group& group, int place) {
+  const Rule& rule = kernels().rules[group.rule];
+  if (place >= group.streams) return rule.carries[place - group.streams].name;
+  const bool average = group.passes.average && place == group.streams - 1;
+  return average ? kAverageName : rule.states[group.hyper.variant][place - 2].name;
+}
 
 void Members::clear() {
   reads_.clear();
@@ -94,7 +96,7 @@ void Members::read(Member& member) {
       refuse(refused.what());
     }
   };
-  const int footprints = streams + (member.step != nullptr);
+  const int footprints = group.tensors;
   prefetch(size_t(footprints));
   const size_t place = reads_.size();
   if (place == writes_grads_.size()) writes_grads_.push_back(-1);
@@ -119,13 +121,14 @@ void Members::read(Member& member) {
           "location); clone() it first");
     }
   }
-  if (!member.step) return;
-  View& at = member.step_view;
-  look(member.step, &at);
-  remember(member.step, at, contiguous(at), true);
-  if (at.numel != 1 || at.complex || kElementBytes[int(at.dtype)] < 4) {
-    refuse("has shape " + describe_shape(at) + " and dtype " + dtype_name(at) +
-           "; it must be one float32 or float64 number");
+  for (; k < footprints; ++k) {
+    View& at = views[k];
+    look(member.tensors[k], &at);
+    remember(member.tensors[k], at, contiguous(at), true);
+    if (at.numel != 1 || at.complex || kElementBytes[int(at.dtype)] < 4) {
+      refuse("has shape " + describe_shape(at) + " and dtype " + dtype_name(at) +
+             "; it must be one float32 or float64 number");
+    }
   }
 }
 

@@ -40,8 +40,14 @@ void register_rules(py::module_& m) {
       },
       "rule"_a);
   m.def(
-      "counts_steps",
-      [](const std::string& rule) { return kernels().rules[find_rule(rule)].counts_steps; },
+      "carried",
+      [](const std::string& rule) {
+        std::vector<std::pair<std::string, double>> list;
+        for (const Rule::Carry* c = kernels().rules[find_rule(rule)].carries; c->name; ++c) {
+          list.emplace_back(c->name, c->start);
+        }
+        return list;
+      },
       "rule"_a);
   m.def(
       "variants",
@@ -64,7 +70,7 @@ void register_rules(py::module_& m) {
       [](const std::string& rule) { return kernels().rules[find_rule(rule)].sparse; }, "rule"_a);
   m.def("states", states, "rule"_a, "group"_a);
   m.def("hyperparameters", hyperparameters, "rule"_a, "group"_a);
-  m.def("scalars", scalars, "rule"_a, "group"_a, "step"_a, "first"_a = false);
+  m.def("scalars", scalars, "rule"_a, "group"_a, "carried"_a, "first"_a = false);
 }
 
 void register_isa(py::module_& m) {
@@ -108,7 +114,7 @@ void register_step(py::module_& m) {
         }
         return list;
       });
-  m.def("update", update, "rule"_a, "params"_a, "grads"_a, "states"_a, "steps"_a, "first"_a,
+  m.def("update", update, "rule"_a, "params"_a, "grads"_a, "states"_a, "carried"_a, "first"_a,
         "group"_a, "maximize"_a, "grad_scale"_a, "threads"_a);
 }
 

@@ -19,7 +19,6 @@ PyObject* item(const py::list& groups, size_t g) {
 Roster::Roster(int rule, const py::list& groups, const py::dict& state, const std::string& ways,
                const std::string& first, const std::string& begins)
     : rule_(rule) {
-  static PyObject* step_key = interned("step");
   static PyObject* average_key = interned(kAverageName);
   for (size_t g = 0; g < groups.size(); ++g) {
     groups_.push_back(read_group(rule, item(groups, g), std::nullopt, false));
@@ -33,7 +32,10 @@ Roster::Roster(int rule, const py::list& groups, const py::dict& state, const st
     state_of[param] = dict;
   }
   for (const Group& group : groups_) {
-    const auto& names = keys_of(rule_).states[group.hyper.variant];
+    std::vector<PyObject*> names = keys_of(rule_).states[group.hyper.variant];
+    if (group.passes.average) names.push_back(average_key);
+    const auto& carried = keys_of(rule_).carried;
+    names.insert(names.end(), carried.begin(), carried.end());
     const auto count = size_t(PySequence_Fast_GET_SIZE(group.params.ptr()));
     planned_.push_back({count, group.hyper.variant, group.passes.switches(), false});
     for (size_t i = 0; i < count; ++i) {
@@ -51,17 +53,12 @@ Roster::Roster(int rule, const py::list& groups, const py::dict& state, const st
       Py_ssize_t place = 0;
       PyObject *key, *value;
       while (PyDict_Next(slot.state, &place, &key, &value)) {
-        int role = kOther;
-        const auto is = [&](PyObject* name) {
-          return PyUnicode_Check(key) && PyUnicode_Compare(key, name) == 0;
-        };
-        if (is(step_key)) role = kStep;
-        if (is(average_key)) role = kAverage;
+        int found_at = kNowhere;
         for (size_t k = 0; k < names.size(); ++k) {
-          if (is(names[k])) role = int(k);
+          if (PyUnicode_Check(key) && PyUnicode_Compare(key, names[k]) == 0) found_at = 2 + int(k);
         }
-        items_.push_back({key, value, role});
-        if (role != kOther && value != Py_None) handles_.emplace_back(value);
+        items_.push_back({key, value, found_at});
+        if (found_at != kNowhere && value != Py_None) handles_.emplace_back(value);
       }
       slot.items = items_.size() - slot.first_item;
     }
@@ -98,14 +95,10 @@ void Roster::check_state(const py::dict& state) const {
   if (i != state_.size()) throw Changed("optimizer.state has changed");
 }
 
-// Into the member: its states, average and step.
+// Into the member: its states, average and numbers.
 void Roster::find_states(const Slot& slot, Member& member) const {
-  const Rule& rule = kernels().rules[rule_];
-  const bool average = member.of->passes.average;
-  const int count = member.of->streams - 2 - average;
-  PyObject** const states = member.tensors + 2;
-  std::fill_n(states, count + average, nullptr);
-  member.step = nullptr;
+  const Group& group = *member.of;
+  std::fill(member.tensors + 2, member.tensors + group.tensors, nullptr);
   if (slot.state) {
     Py_ssize_t position = 0;
     PyObject *key, *value;
@@ -115,17 +108,14 @@ void Roster::find_states(const Slot& slot, Member& member) const {
       if (item == end || key != item->key || value != item->value) {
         throw Changed("its state has changed");
       }
-      if (item->role >= 0) states[item->role] = value;
-      if (item->role == kAverage && average) states[count] = value;
-      if (item->role == kStep && rule.counts_steps) member.step = value;
+      if (item->place != kNowhere) member.tensors[item->place] = value;
     }
     if (item != end) throw Changed("its state has changed");
   }
-  if (rule.counts_steps && !member.step) throw Changed("it has no state 'step'");
-  for (int k = 0; k < count + average; ++k) {
-    if (states[k] && states[k] != Py_None) continue;
-    const char* name = k < count ? rule.states[member.of->hyper.variant][k].name : kAverageName;
-    throw Changed("it has no state '" + std::string(name) + "'");
+  for (int k = 2; k < group.tensors; ++k) {
+    PyObject* const tensor = member.tensors[k];
+    if (tensor && (tensor != Py_None || k >= group.streams)) continue;
+    throw Changed(std::string("it has no state '") + state_key(group, k) + "'");
   }
 }
 

@@ -53,7 +53,7 @@ class Roster {
   struct Item {  // one entry of a parameter's state dict
     PyObject* key;
     PyObject* value;
-    int role;  // index of the rule's state, kStep, kAverage or kOther
+    int place;  // in Member::tensors, or kNowhere
   };
   struct Slot {
     PyObject* param;
@@ -69,9 +69,7 @@ class Roster {
     int switches;
     bool here;  // the host needs its numbers
   };
-  static constexpr int kStep = -1;
-  static constexpr int kOther = -2;
-  static constexpr int kAverage = -3;
+  static constexpr int kNowhere = -1;
 
   void check_state(const pybind11::dict& state) const;
   void find_states(const Slot& slot, Member& member) const;

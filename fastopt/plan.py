@@ -96,9 +96,11 @@ def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
         kept.append((param, version(param), None if there is None else dict(there)))
         state = there or {}
         created: dict[str, Tensor] = {}
-        if _core.counts_steps(rule) and "step" not in state:
-            wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-            created["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32)
+        wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+        for name, number in _core.carried(rule):
+            if name not in state:
+                dtype = torch.float64 if wide else torch.float32
+                created[name] = torch.full((), number, dtype=dtype)
         for name, start in _core.states(rule, group):
             found = state.get(name)
             if found is None:

@@ -20,7 +20,7 @@ from torch.optim.optimizer import (
     _global_optimizer_pre_hooks,
 )
 
-from .. import arguments
+from .. import _core, arguments
 from ..arguments import PASSES, Argument
 from ..composition import measures
 from ..plan import Plan
@@ -277,6 +277,22 @@ class FusedStep(Averages, Stepping):
         return super().state_dict()
 
     state_dict.__doc__ = torch.optim.Optimizer.state_dict.__doc__
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # torch gives all tensors but `step` the parameter's dtype and device, and 16 bits are too
+        # few for a number. What is no tensor, as in old checkpoints, becomes one where torch's
+        # class keeps it.
+        carried = {name for name, _ in _core.carried(self._rule)} - {"step"}
+        if carried:
+            states = {key: dict(state) for key, state in state_dict["state"].items()}
+            for state in states.values():
+                for name in carried & state.keys():
+                    if isinstance(state[name], torch.Tensor):
+                        state[name] = state[name].item()
+            state_dict = {**state_dict, "state": states}
+        super().load_state_dict(state_dict)
+
+    load_state_dict.__doc__ = torch.optim.Optimizer.load_state_dict.__doc__
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_inside_swap("a copy")

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from memory import Snapshot, parameters, plain
 from reference import Reference
-from support import ALL_DTYPES
+from support import ALL_DTYPES, NUMBERS
 from torch import Tensor
 from trial import Trial, Wrong
 
@@ -200,11 +200,11 @@ class Programs(Hazards):
 
     @rule(i=which, k=which, as_none=st.booleans())
     def lose_state(self, i: int, k: int, as_none: bool) -> None:
-        """What is missing begins anew; torch loads nothing that has no "step"."""
+        """What is missing begins anew; torch loads nothing that lacks a number."""
         state, name = self.state(i, k)
-        if as_none and name not in ("", "step", "ema"):
+        if as_none and name not in ("", *NUMBERS, "ema"):
             state[name] = None
-        elif name not in ("", "step"):
+        elif name not in ("", *NUMBERS):
             del state[name]
 
     @rule(i=which)
@@ -258,9 +258,9 @@ class Programs(Hazards):
         other = self.state(i, k + 1)[1]
         if what == "grad":
             p.grad = p.detach()
-        elif what == "states" and "step" not in (name, other) and name:
+        elif what == "states" and not {name, other} & NUMBERS and name:
             state[name] = state[other]
-        elif what == "state and grad" and name not in ("", "step") and p.grad is not None:
+        elif what == "state and grad" and name not in ("", *NUMBERS) and p.grad is not None:
             state[name] = p.grad
 
     @rule(i=which)

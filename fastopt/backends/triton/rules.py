@@ -6,7 +6,9 @@ come in the order of that file's `scalar_names`. Options that switch a term are 
 one compiled kernel serves them all; options that add a stream are the VARIANT, numbered as there.
 
 A new rule is one update function and one line in RULES. Its `scalars` function is needed only for
-`capturable=True` and GradScaler, where no host knows the step.
+`capturable=True` and GradScaler, where no host knows the step. Of a rule whose parameters carry
+other numbers too, it is given these, each with whether it is float64, and returns what they become
+before the scalars.
 """
 
 from __future__ import annotations
@@ -143,6 +145,12 @@ def power(base, count):
         base = base * base
         exponent = exponent >> 1
     return result
+
+
+@triton.jit
+def rounded(x, wide):
+    # As its tensor holds it: float32 stops counting at 2**24, in torch as here.
+    return tl.where(wide, x, x.to(tl.float32).to(tl.float64))
 
 
 @triton.jit
