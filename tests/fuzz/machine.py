@@ -152,6 +152,11 @@ class Programs(Hazards):
     def through_torch(self) -> None:
         """A checkpoint of ours loads into torch's class, and one of torch's into ours."""
         reference = Reference(self.optimizer)
+        # torch rounds what a parameter carries, but for its step, as if it were a moment.
+        for p, state in reference.states.items():
+            for name in [name for name, _ in _core.carried(reference.name) if name != "step"]:
+                if p.is_floating_point() and name in state:
+                    state[name].copy_(state[name].to(p.dtype))
         groups = [{"params": group["params"]} for group in self.optimizer.param_groups]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a parameter listed twice
