@@ -123,10 +123,7 @@ Hyper read_hyper(int rule, PyObject* group, bool waits) {
     View view;
     read_anywhere(value, &view);
     const std::string name = "its group's " + py::str(key).cast<std::string>() + " ";
-    if (view.numel != 1 || view.complex || kElementBytes[int(view.dtype)] < 4) {
-      throw Refused(name + "has shape " + describe_shape(view) + " and dtype " + dtype_name(view) +
-                    "; on a device it must be one float32 or float64 number");
-    }
+    if (!one_number(view)) throw Refused(name + not_one_number(view));
     if (hyper.on_device && !(view.device == hyper.device)) {
       throw Refused(name + "is on " + describe(view.device) + ", another number of the group on " +
                     describe(hyper.device) + "; move one of them there");

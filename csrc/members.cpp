@@ -85,7 +85,7 @@ void Members::prefetch(size_t tensors) const {
 void Members::read(Member& member) {
   const Group& group = *member.of;
   const int streams = group.streams;
-  const bool writes_grad = group.passes.writes_grads();
+  const bool writes_grad = writes(group, 1);
   View* const views = member.views;
   int k = 0;
   const auto refuse = [&](const std::string& why) { throw Refused(subject(group, k) + " " + why); };
@@ -109,7 +109,7 @@ void Members::read(Member& member) {
     View& view = views[k];
     look(tensor, &view);
     const bool run = contiguous(view);
-    remember(tensor, view, run, k != 1 || writes_grad);
+    remember(tensor, view, run, writes(group, k));
     member.flat &= run;
     if (!run || view.complex || view.numel == 1) {
       suspects_.push_back({pybind11::reinterpret_borrow<pybind11::object>(tensor), place, k});
@@ -125,10 +125,7 @@ void Members::read(Member& member) {
     View& at = views[k];
     look(member.tensors[k], &at);
     remember(member.tensors[k], at, contiguous(at), true);
-    if (at.numel != 1 || at.complex || kElementBytes[int(at.dtype)] < 4) {
-      refuse("has shape " + describe_shape(at) + " and dtype " + dtype_name(at) +
-             "; it must be one float32 or float64 number");
-    }
+    if (!one_number(at)) refuse(not_one_number(at));
   }
 }
 

@@ -98,11 +98,11 @@ void register_step(py::module_& m) {
       "rule"_a, "params"_a, "grads"_a.noconvert(), "scalars"_a.noconvert() = py::none(),
       "hyper"_a.noconvert() = py::none(), "hyper_at"_a.noconvert() = py::none());
   py::class_<Plan>(m, "Plan")
-      .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&,
-                    const std::string&, const std::string&, const std::vector<Rows*>&,
-                    const std::optional<Plan::Doubles>&>(),
-           "rule"_a, "groups"_a, "state"_a, "ways"_a, "first"_a, "begins"_a, "rows"_a = py::list(),
-           "passes"_a.noconvert() = py::none(), py::keep_alive<1, 8>())
+      .def(py::init<const std::string&, const py::list&, const py::dict&,
+                    const std::vector<std::string>&, const std::string&, const std::string&,
+                    const std::vector<Rows*>&, const std::optional<Plan::Doubles>&>(),
+           "rule"_a, "groups"_a, "state"_a, "backends"_a, "first"_a, "begins"_a,
+           "rows"_a = py::list(), "passes"_a.noconvert() = py::none(), py::keep_alive<1, 8>())
       .def("layers", &Plan::layers, "groups"_a, "state"_a, "grad_scale"_a = py::none())
       .def("step", &Plan::step, "groups"_a, "state"_a, "threads"_a, "grad_scale"_a = py::none(),
            "check"_a = py::none(), "rest"_a = py::none(), "launch"_a = py::none())

@@ -14,10 +14,16 @@ PyObject* item(const py::list& groups, size_t g) {
   return PyList_GET_ITEM(groups.ptr(), Py_ssize_t(g));
 }
 
+Roster::Way way_of(const std::string& backend) {
+  if (backend == "torch") return Roster::kTorch;
+  return backend == "triton" ? Roster::kLaunched : Roster::kHere;
+}
+
 }  // namespace
 
-Roster::Roster(int rule, const py::list& groups, const py::dict& state, const std::string& ways,
-               const std::string& first, const std::string& begins)
+Roster::Roster(int rule, const py::list& groups, const py::dict& state,
+               const std::vector<std::string>& backends, const std::string& first,
+               const std::string& begins)
     : rule_(rule) {
   static PyObject* average_key = interned(kAverageName);
   for (size_t g = 0; g < groups.size(); ++g) {
@@ -42,7 +48,7 @@ Roster::Roster(int rule, const py::list& groups, const py::dict& state, const st
       Slot& slot = slots_.emplace_back();
       const size_t at = slots_.size() - 1;
       slot.param = PySequence_Fast_GET_ITEM(group.params.ptr(), Py_ssize_t(i));
-      slot.way = Way(ways.at(at));
+      slot.way = way_of(backends.at(at));
       slot.first = first.at(at) != 0;
       slot.begins = begins.at(at) != 0;
       planned_.back().here |= slot.way == kHere;

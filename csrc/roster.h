@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <deque>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,10 +23,11 @@ class Roster {
   // Who updates a parameter.
   enum Way : char { kTorch, kHere, kLaunched };
 
-  // One byte per parameter over all groups in each of: `ways`; `first`, 1 where its states exist
-  // but have never been written; `begins`, likewise its average.
+  // Of each parameter over all groups: `backends`, "torch", "cpu" or "triton"; one byte in `first`,
+  // 1 where its states exist but have never been written, and in `begins`, likewise its average.
   Roster(int rule, const pybind11::list& groups, const pybind11::dict& state,
-         const std::string& ways, const std::string& first, const std::string& begins);
+         const std::vector<std::string>& backends, const std::string& first,
+         const std::string& begins);
 
   size_t size() const { return slots_.size(); }  // parameters, over all groups
 

@@ -33,7 +33,7 @@ class Plan:
         rule: str,
         groups: list[dict[str, Any]],
         state: Mapping[Tensor, Any],
-        ways: bytes,
+        backends: list[str],
         first: bytes,
         begins: bytes,
         rows: list[Rows] = ...,

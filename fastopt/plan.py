@@ -129,10 +129,6 @@ def refusal(optimizer: Stepping, index: int, reason: str) -> RuntimeError:
     )
 
 
-# What the compiled core calls them: csrc/roster.h.
-WAYS = {"torch": 0, "cpu": 1, "triton": 2}
-
-
 class Plan:
     """How one optimizer steps, until its parameters, states or gradients ask for another way."""
 
@@ -180,8 +176,8 @@ class Plan:
         groups = optimizer.param_groups
         if self._composes:
             groups, scaler = [without_passes(group) for group in groups], NO_SCALER
-        ways = bytes(WAYS[r.backend] for r in self.routes)
-        found = (optimizer._rule, groups, optimizer.state, ways, new.fresh, new.new_averages)
+        backends = [r.backend for r in self.routes]
+        found = (optimizer._rule, groups, optimizer.state, backends, new.fresh, new.new_averages)
         launched = {i for i, r in enumerate(self.routes) if r.backend == "triton"}
         if not launched:
             self._core = _core.Plan(*found)

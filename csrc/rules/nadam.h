@@ -69,7 +69,7 @@ struct Nadam {
   struct Update {
     V decay, weight_decay, beta2, square_weight, bias_correction2, grad_size, avg_size, eps;
     Lerp<V> lerp;
-    bool shrinks, decays;
+    bool decays;
 
     explicit Update(const Scalars& s)
         : decay(splat<V>(s.decay)),
@@ -81,13 +81,12 @@ struct Nadam {
           avg_size(splat<V>(s.avg_size)),
           eps(splat<V>(s.eps)),
           lerp(s.lerp_weight),
-          shrinks(s.decay != 1),
           decays(s.weight_decay != 0) {}
 
     void operator()(V& p, V g, V* state) const {
       V& exp_avg = state[0];
       V& exp_avg_sq = state[1];
-      if (shrinks) p *= decay;
+      p *= decay;  // exact where it is not decoupled: 1
       if (decays) g = fma(weight_decay, p, g);
       exp_avg = lerp(exp_avg, g);
       exp_avg_sq = fma(square_weight * g, g, beta2 * exp_avg_sq);
