@@ -75,8 +75,10 @@ def rule(elements: int, algorithm: str, dtype: str, passes: int) -> Kernel:
     name, group, state = optimizer._rule, optimizer.param_groups[0], optimizer.state[param]
     lists = ([param] * passes, [param.grad] * passes)
     states = [[state[key]] * passes for key, _ in _core.states(name, group)]
-    counts = [state["step"]] * passes if _core.counts_steps(name) else []
-    update = partial(_core.update, name, *lists, states, counts, b"", group, False, None, threads=1)
+    carried = [[state[key]] * passes for key, _ in _core.carried(name)]
+    update = partial(
+        _core.update, name, *lists, states, carried, b"", group, False, None, threads=1
+    )
     return Kernel(
         elements * passes,
         "stream",

@@ -31,11 +31,11 @@ void Batch::clear() {
   entries_.clear();
   compacts_.clear();
   groups_.clear();
-  scalars_.clear();
+  advanced_.clear();
   sums_.clear();
   needs_norm_ = skips_nonfinite_ = tracks_stats_ = begins_ = false;
   layouts_.clear();
-  scalars_group_ = -1;
+  last_group_ = -1;
   kernels_ = &kernels();
 }
 
@@ -44,22 +44,32 @@ void Batch::set_group(const Group& group) {
   const Passes& passes = shared.passes = group.passes;
   shared.rule = group.rule;
   shared.variant = group.hyper.variant;
+  shared.numbers = group.tensors - group.streams;
   std::copy_n(group.hyper.values, kMaxHyper, shared.hyper.begin());
   skips_nonfinite_ |= passes.skip_nonfinite;
   needs_norm_ |= passes.clip_norm || passes.skip_nonfinite;
   tracks_stats_ |= passes.track_stats;
 }
 
-int Batch::scalars_for(int group, double step, bool first) {
-  if (group != scalars_group_ || step != scalars_step_ || first != scalars_first_) {
-    const Shared& of = groups_[group];
-    scalars_.emplace_back();
-    kernels_->rules[of.rule].scalars(of.hyper.data(), step, first, scalars_.back().data());
-    scalars_group_ = group;
-    scalars_step_ = step;
-    scalars_first_ = first;
+int Batch::advance(int group, const Carried* carried, bool first) {
+  const Shared& of = groups_[size_t(group)];
+  if (group != last_group_ || first != last_first_ ||
+      !std::equal(carried, carried + of.numbers, last_carried_.begin())) {
+    std::copy_n(carried, of.numbers, last_carried_.begin());
+    last_group_ = group;
+    last_first_ = first;
+    Advanced& next = advanced_.emplace_back();
+    std::copy_n(carried, of.numbers, next.carried.begin());
+    kernels_->rules[of.rule].scalars(of.hyper.data(), next.carried.data(), first,
+                                     next.scalars.data());
   }
-  return int(scalars_.size()) - 1;
+  return int(advanced_.size()) - 1;
+}
+
+void Batch::write_numbers(const Entry& entry) const {
+  const auto& carried = advanced_[size_t(entry.advanced)].carried;
+  const int count = groups_[size_t(entry.group)].numbers;
+  for (int k = 0; k < count; ++k) store(carried[k], entry.numbers[k]);
 }
 
 void Batch::add(const Member& member) {
@@ -68,8 +78,14 @@ void Batch::add(const Member& member) {
   const int streams = member.of->streams;
   const View& p = member.views[0];
   if (!p.device.on_cpu()) throw Refused("it is not on the CPU");
-  if (member.step && !member.step_view.device.on_cpu()) {
-    throw Refused("its state 'step' is not on the CPU");
+  Carried carried[kMaxCarried];
+  for (int k = 0; k < group.numbers; ++k) {
+    const View& number = member.number(k);
+    if (!number.device.on_cpu()) {
+      throw Refused(std::string("its state '") + state_key(*member.of, streams + k) +
+                    "' is not on the CPU");
+    }
+    carried[k] = load(number.data, number.dtype == Dtype::float64);
   }
   Entry& entry = entries_.emplace_back();
   bool alike = true, wide = false;
@@ -91,8 +107,8 @@ void Batch::add(const Member& member) {
   entry.compact = member.compact ? add_compact(member) : -1;
   entry.begins = member.begins && passes.average && !member.compact;
   begins_ |= entry.begins;
-  entry.step = member.count();
-  entry.scalars = scalars_for(entry.group, entry.step.at ? entry.step.next() : 0, member.first);
+  for (int k = 0; k < group.numbers; ++k) entry.numbers[k] = member.number(k).data;
+  entry.advanced = advance(entry.group, carried, member.first);
   entry.first_sum = -1;
   if (passes.track_stats && p.numel != 0) {
     entry.first_sum = int64_t(sums_.size());
@@ -105,22 +121,24 @@ void Batch::run(int threads, bool share_memory) {
   int64_t total = 0;
   for (const Entry& entry : entries_) {
     ends_.push_back(total += entry.run.count);
-    if (entry.step.at && !share_memory) entry.step.write(entry.step.next());
+    if (!share_memory) write_numbers(entry);
   }
   if (!share_memory) {
     update(0, total, threads);
     return begin_averages();
   }
-  // As torch's loop does: one parameter after the other, each with the step count that the one
-  // before has left. Gradients are cleared at the end: another parameter may yet read them.
+  // As torch's loop does: one parameter after the other, each with the numbers that the one before
+  // has left. Gradients are cleared at the end: another parameter may yet read them.
   std::vector<char> clears;
   for (Shared& group : groups_) clears.push_back(std::exchange(group.passes.clear_grads, false));
   for (size_t i = 0; i < entries_.size(); ++i) {
     Entry& entry = entries_[i];
-    if (entry.step.at) {
-      entry.scalars = scalars_for(entry.group, entry.step.next(), entry.first);
-      entry.step.write(entry.step.next());
+    Carried carried[kMaxCarried];
+    for (int k = 0; k < groups_[size_t(entry.group)].numbers; ++k) {
+      carried[k] = load(entry.numbers[k], advanced_[size_t(entry.advanced)].carried[k].wide);
     }
+    entry.advanced = advance(entry.group, carried, entry.first);
+    write_numbers(entry);
     update(ends_[i] - entry.run.count, ends_[i], threads);
   }
   begin_averages();
@@ -152,7 +170,8 @@ void Batch::share(int64_t from, int64_t to) {
   const Entry* of = nullptr;
   const auto flush = [&] {
     if (pending) {
-      of->kernel(runs, pending, scalars_[of->scalars].data(), groups_[of->group].passes);
+      of->kernel(runs, pending, advanced_[size_t(of->advanced)].scalars.data(),
+                 groups_[of->group].passes);
     }
     pending = 0;
   };
@@ -183,7 +202,7 @@ void Batch::share(int64_t from, int64_t to) {
         continue;
       }
       if (pending == kRunsPerCall ||
-          (pending && (entry.kernel != of->kernel || entry.scalars != of->scalars ||
+          (pending && (entry.kernel != of->kernel || entry.advanced != of->advanced ||
                        entry.group != of->group))) {
         flush();
       }

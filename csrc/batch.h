@@ -21,8 +21,6 @@ int useful_threads(int64_t count, int threads);
 // Everything the batch holds is reused from step to step: after the first step nothing allocates.
 class Batch {
  public:
-  using Scalars = std::array<double, kMaxScalars>;
-
   void clear();
 
   // What the parameters of the next group share.
@@ -58,8 +56,13 @@ class Batch {
  private:
   struct Shared {  // by the parameters of a group
     int rule, variant;
+    int numbers;  // that each carries
     std::array<double, kMaxHyper> hyper;
     Passes passes;
+  };
+  struct Advanced {  // of what they carry and of their hyperparameters
+    std::array<Carried, kMaxCarried> carried;
+    std::array<double, kMaxScalars> scalars;
   };
   struct Entry {
     Entry() {}  // add() fills it: zeroing it first took 5 % of SGD over 1000 tensors of 64
@@ -69,12 +72,12 @@ class Batch {
     int compact;     // its place in compacts_, or -1: every stream is what its dtype says
     int stream_count;
     Dtype dtypes[kMaxStreams];
-    int scalars;
+    int advanced;  // in advanced_
     int group;
     int index;
     bool first, begins;
-    StepCount step;
-    int64_t first_sum;  // in sums_, where statistics are tracked
+    char* numbers[kMaxCarried];  // that it carries: where they are
+    int64_t first_sum;           // in sums_, where statistics are tracked
     int64_t bytes(int stream) const { return kElementBytes[int(dtypes[stream])]; }
   };
 
@@ -89,7 +92,8 @@ class Batch {
   int add_compact(const Member& member);
   void update_compact(const Entry& entry, int64_t begin, int64_t end, double* sums) const;
   int64_t add_layout(const View* views, int count);
-  int scalars_for(int group, double step, bool first);
+  int advance(int group, const Carried* carried, bool first);
+  void write_numbers(const Entry& entry) const;
   bool measure_share(int64_t from, int64_t to);
   void update(int64_t from, int64_t to, int threads);
   void share(int64_t from, int64_t to);
@@ -104,7 +108,7 @@ class Batch {
   std::vector<Entry> entries_;
   std::vector<Compact> compacts_;
   std::vector<Shared> groups_;
-  std::vector<Scalars> scalars_;
+  std::vector<Advanced> advanced_;
   std::vector<int64_t> layouts_;
   std::vector<int64_t> ends_;        // running total of elements, by entry
   std::vector<int64_t> block_ends_;  // running total of blocks of the norm, by entry
@@ -116,9 +120,9 @@ class Batch {
   bool begins_ = false;  // an average does
 
   const Kernels* kernels_ = nullptr;
-  int scalars_group_ = -1;  // whose scalars_.back() are, and at what step
-  double scalars_step_ = -1;
-  bool scalars_first_ = false;
+  int last_group_ = -1;  // what advanced_.back() was made of
+  std::array<Carried, kMaxCarried> last_carried_;
+  bool last_first_ = false;
 };
 
 }  // namespace fastopt

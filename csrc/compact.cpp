@@ -47,12 +47,12 @@ int Batch::add_compact(const Member& member) {
   of.run.element = 0;
   of.run.begins = member.begins && group.passes.average;
   for (int k = 0; k < group.streams; ++k) {
-    const bool two = member.seconds[k] != nullptr;
+    const bool two = member.has_second(k);
     of.run.streams[k] = {member.views[k].data, two ? member.second_views[k].data : nullptr,
                          member.stored[k]};
     of.views[k] = member.views[k];
   }
-  if (member.seconds[0]) of.low = member.second_views[0];
+  if (member.has_second(0)) of.low = member.second_views[0];
   return int(compacts_.size()) - 1;
 }
 
@@ -60,8 +60,9 @@ int Batch::add_compact(const Member& member) {
 void Batch::update_compact(const Entry& entry, int64_t begin, int64_t end, double* sums) const {
   const Compact& of = compacts_[size_t(entry.compact)];
   const Passes& passes = groups_[size_t(entry.group)].passes;
-  const double* scalars = scalars_[size_t(entry.scalars)].data();
-  const auto step = entry.step.at ? uint64_t(entry.step.now()) : 0;
+  const Advanced& advanced = advanced_[size_t(entry.advanced)];
+  const double* scalars = advanced.scalars.data();
+  const auto step = uint64_t(advanced.carried[0].value);
   alignas(64) char scratch[kMaxStreams][kGather * sizeof(float)], low[kGather * sizeof(int16_t)];
   CompactRun run = of.run;
   run.sums = sums;

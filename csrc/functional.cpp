@@ -15,8 +15,9 @@ namespace py = pybind11;
 namespace fastopt {
 
 void update(const std::string& rule_name, const py::list& params, const py::list& grads,
-            const std::vector<py::list>& states, const py::list& steps, const std::string& first,
-            const py::dict& group, bool maximize, std::optional<double> grad_scale, int threads) {
+            const std::vector<py::list>& states, const std::vector<py::list>& carried,
+            const std::string& first, const py::dict& group, bool maximize,
+            std::optional<double> grad_scale, int threads) {
   const int rule = find_rule(rule_name);
   Group of;
   of.rule = rule;
@@ -26,13 +27,18 @@ void update(const std::string& rule_name, const py::list& params, const py::list
   of.passes.grad_scale = grad_scale.value_or(1);
   const size_t expected = length(kernels().rules[rule].states[of.hyper.variant]);
   of.streams = 2 + int(expected);
-  bool even = grads.size() == params.size() && states.size() == expected &&
-              steps.size() == (kernels().rules[rule].counts_steps ? params.size() : 0);
-  for (const py::list& state : states) even &= state.size() == params.size();
+  const size_t numbers = length(kernels().rules[rule].carries);
+  of.tensors = of.streams + int(numbers);
+  std::vector<py::list> lists = {params, grads};
+  lists.insert(lists.end(), states.begin(), states.end());
+  lists.insert(lists.end(), carried.begin(), carried.end());
+  bool even = states.size() == expected && carried.size() == numbers;
+  for (const py::list& list : lists) even &= list.size() == params.size();
   if (!even) {
     throw std::invalid_argument("update() takes, for " + std::to_string(params.size()) +
-                                " parameters, as many gradients and steps and " +
-                                std::to_string(expected) + " lists of as many states");
+                                " parameters, as many gradients, " + std::to_string(expected) +
+                                " lists of as many states and " + std::to_string(numbers) +
+                                " of as many numbers");
   }
 
   Batch batch;
@@ -47,12 +53,9 @@ void update(const std::string& rule_name, const py::list& params, const py::list
   try {
     for (; size_t(i) < params.size(); ++i) {
       member.index = i;
-      member.tensors[0] = PyList_GET_ITEM(params.ptr(), i);
-      member.tensors[1] = PyList_GET_ITEM(grads.ptr(), i);
-      for (size_t k = 0; k < expected; ++k) {
-        member.tensors[2 + k] = PyList_GET_ITEM(states[k].ptr(), i);
+      for (size_t k = 0; k < lists.size(); ++k) {
+        member.tensors[k] = PyList_GET_ITEM(lists[k].ptr(), i);
       }
-      member.step = steps.empty() ? nullptr : PyList_GET_ITEM(steps.ptr(), i);
       member.first = size_t(i) < first.size() && first[size_t(i)];
       members.read(member);
       batch.add(member);
@@ -92,14 +95,24 @@ std::pair<std::vector<double>, std::vector<int64_t>> hyperparameters(const std::
   return {{hyper.values, hyper.values + hyper.count}, {hyper.at, hyper.at + hyper.count}};
 }
 
-py::dict scalars(const std::string& rule_name, const py::dict& group, double step, bool first) {
+std::pair<py::dict, std::vector<double>> scalars(const std::string& rule_name,
+                                                 const py::dict& group,
+                                                 const std::vector<double>& carried, bool first) {
   const int index = find_rule(rule_name);
   const Rule& rule = kernels().rules[index];
+  if (int(carried.size()) != length(rule.carries)) {
+    throw std::invalid_argument("scalars() takes " + std::to_string(length(rule.carries)) +
+                                " numbers that a parameter carries");
+  }
+  Carried numbers[kMaxCarried] = {};
+  for (size_t k = 0; k < carried.size(); ++k) numbers[k] = {carried[k], true};
   double values[kMaxScalars];
-  rule.scalars(read_hyper(index, group.ptr(), true).values, step, first, values);
+  rule.scalars(read_hyper(index, group.ptr(), true).values, numbers, first, values);
   py::dict by_name;
   for (int i = 0; rule.scalar_names[i]; ++i) by_name[rule.scalar_names[i]] = values[i];
-  return by_name;
+  std::vector<double> left;
+  for (size_t k = 0; k < carried.size(); ++k) left.push_back(numbers[k].value);
+  return {by_name, left};
 }
 
 void stream(const py::list& reads, const py::list& updates, int threads) {

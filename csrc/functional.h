@@ -15,7 +15,7 @@ namespace fastopt {
 // The functional form: one pass over the given lists, with the hyperparameters that a param group
 // would hold. Throws Refused before anything is written.
 void update(const std::string& rule, const pybind11::list& params, const pybind11::list& grads,
-            const std::vector<pybind11::list>& states, const pybind11::list& steps,
+            const std::vector<pybind11::list>& states, const std::vector<pybind11::list>& carried,
             const std::string& first, const pybind11::dict& group, bool maximize,
             std::optional<double> grad_scale, int threads);
 
@@ -29,9 +29,12 @@ std::vector<std::pair<std::string, std::optional<double>>> states(const std::str
 std::pair<std::vector<double>, std::vector<int64_t>> hyperparameters(const std::string& rule,
                                                                      const pybind11::dict& group);
 
-// The scalars of one step, by name: what every backend multiplies with.
-pybind11::dict scalars(const std::string& rule, const pybind11::dict& group, double step,
-                       bool first);
+// The scalars of one step, by name: what every backend multiplies with. Then the numbers that the
+// step leaves of those a parameter carried into it, all of them in double.
+std::pair<pybind11::dict, std::vector<double>> scalars(const std::string& rule,
+                                                       const pybind11::dict& group,
+                                                       const std::vector<double>& carried,
+                                                       bool first);
 
 // The floor of a step's time: one pass over flat float32 tensors of one length that reads all of
 // them and writes `updates` back (their values are overwritten).

@@ -95,6 +95,12 @@ const Keys& keys_of(int rule) {
   return k;
 }
 
+const Rule::Carry* carries_of(int rule, bool compact) {
+  static constexpr Rule::Carry kCount[] = {{"step"}, {}};
+  const Rule::Carry* const own = kernels().rules[rule].carries;
+  return compact && !own->name ? kCount : own;
+}
+
 PyObject* get(PyObject* dict, PyObject* key) {
   PyObject* value = PyDict_GetItemWithError(dict, key);
   if (!value) {
@@ -124,10 +130,7 @@ Hyper read_hyper(int rule, PyObject* group, bool waits) {
     View view;
     read_anywhere(value, &view);
     const std::string name = "its group's " + py::str(key).cast<std::string>() + " ";
-    if (view.numel != 1 || view.complex || kElementBytes[int(view.dtype)] < 4) {
-      throw Refused(name + "has shape " + describe_shape(view) + " and dtype " + dtype_name(view) +
-                    "; on a device it must be one float32 or float64 number");
-    }
+    if (!one_number(view)) throw Refused(name + not_one_number(view));
     if (hyper.on_device && !(view.device == hyper.device)) {
       throw Refused(name + "is on " + describe(view.device) + ", another number of the group on " +
                     describe(hyper.device) + "; move one of them there");
@@ -183,23 +186,25 @@ Passes read_passes(PyObject* borrowed, std::optional<double> grad_scale) {
   return passes;
 }
 
-namespace {
-
-// A group that nobody has asked for compact formats need not have these keys.
-void read_rounding(PyObject* group, Group* now) {
-  static PyObject* seed_key = interned("rounding_seed");
-  static PyObject* stochastic_rounding = interned("stochastic_rounding");
+void read_formats(PyObject* group, Group* now) {
   static PyObject* state_bits = interned("state_bits");
-  PyObject* const seed = PyDict_GetItemWithError(group, seed_key);
-  if (!seed && PyErr_Occurred()) throw py::error_already_set();
-  if (!seed || seed == Py_None) return;
-  now->rounding_seed = PyLong_AsUnsignedLongLongMask(seed);
-  if (PyErr_Occurred()) throw py::error_already_set();
+  static PyObject* master_weight_bits = interned("master_weight_bits");
+  static PyObject* stochastic_rounding = interned("stochastic_rounding");
+  static PyObject* rounding_seed = interned("rounding_seed");
+  const auto bits = [&](PyObject* key) {
+    PyObject* const value = PyDict_GetItemWithError(group, key);
+    if (!value && PyErr_Occurred()) throw py::error_already_set();
+    return value && value != Py_None ? int(number(value)) : 0;
+  };
   now->noisy_params = is_set(group, stochastic_rounding);
-  now->noisy_states = now->noisy_params || is_set(group, state_bits);
+  const int states = bits(state_bits), masters = bits(master_weight_bits);
+  now->noisy_states = states || now->noisy_params;
+  now->compact = now->noisy_states || masters;
+  now->formats = states << 8 | masters << 1 | int(now->noisy_params);
+  if (!now->compact) return;
+  now->rounding_seed = PyLong_AsUnsignedLongLongMask(get(group, rounding_seed));
+  if (PyErr_Occurred()) throw py::error_already_set();
 }
-
-}  // namespace
 
 Group read_group(int rule, PyObject* borrowed, std::optional<double> grad_scale, bool waits) {
   static PyObject* differentiable = interned("differentiable");
@@ -212,7 +217,9 @@ Group read_group(int rule, PyObject* borrowed, std::optional<double> grad_scale,
   now.passes = read_passes(group, grad_scale);
   now.streams = 2 + length(kernels().rules[rule].states[now.hyper.variant]) + now.passes.average;
   now.flagged = is_set(group, differentiable) || is_set(group, capturable);
-  read_rounding(group, &now);
+  read_formats(group, &now);
+  now.carries = carries_of(rule, now.compact);
+  now.tensors = now.streams + length(now.carries);
   now.params = params_of(group);
   return now;
 }

@@ -15,8 +15,8 @@ namespace fastopt {
 // The index of a rule in the registry; throws std::invalid_argument naming the known ones.
 int find_rule(const std::string& name);
 
-// The keys of a rule's hyperparameters and states as Python strings, made once and kept: looking a
-// key up by an interned string compares pointers.
+// The keys of a rule's hyperparameters and states as Python strings, made once and
+// kept: looking a key up by an interned string compares pointers.
 struct Keys {
   std::vector<PyObject*> hyper;
   std::vector<std::vector<PyObject*>> states;
@@ -24,6 +24,9 @@ struct Keys {
 };
 
 const Keys& keys_of(int rule);
+
+// The numbers that a parameter of this rule carries; noise is keyed by a count, whatever the rule.
+const Rule::Carry* carries_of(int rule, bool compact);
 
 // A Python string that look-ups compare by pointer; never freed.
 PyObject* interned(const char* text);
@@ -63,13 +66,20 @@ struct Group {
   Hyper hyper;
   Passes passes;
   int streams;  // of each parameter: itself, its gradient, its states, its moving average
+  int tensors;  // and the numbers it carries
+  const Rule::Carry* carries;  // these
   pybind11::object params;
   bool flagged;  // it asks for torch's own step
-  // Of the noise that rounds. Where its streams are bfloat16 alone their dtype does not tell that
-  // they are rounded by it: these do.
+  // It asks for compact formats, whose noise is keyed by this seed. Where streams are of 16 bits
+  // alone their dtype does not tell that they are rounded by it: the last two do.
+  bool compact = false;
+  int formats = 0;  // which of them
   uint64_t rounding_seed = 0;
   bool noisy_params = false, noisy_states = false;
 };
+
+// What a group asks for of formats; one that nobody has asked need not have these keys.
+void read_formats(PyObject* group, Group* now);
 
 // May run Python. Throws Refused where a number or the parameters are not what they must be.
 Group read_group(int rule, PyObject* group, std::optional<double> grad_scale, bool waits);

@@ -135,11 +135,13 @@ void fill(Kernel* row) {
 
 // One row a variant, in the order of the rule's table of states; one column an element type. The
 // structs must be what the table says of them, and fit what is handed over.
-template <const Rule& kRule, class Hyper, class Scalars, class... Variants>
+template <const Rule& kRule, class Hyper, class Scalars, int kMore, class... Variants>
 void enrol(Kernels& table, List<Variants...>) {
   static_assert(sizeof...(Variants) == kRule.variants && kRule.variants <= kMaxVariants);
   static_assert(hyper_numbers(kRule) <= kMaxHyper, "raise kMaxHyper in rules/rule.h");
   static_assert(length(kRule.scalar_names) <= kMaxScalars, "raise kMaxScalars in rules/rule.h");
+  static_assert(length(kRule.carries) <= kMaxCarried, "raise kMaxCarried in rules/rule.h");
+  static_assert(kMore == (length(kRule.carries) ? length(kRule.carries) - 1 : 0));
   static_assert(sizeof(Hyper) == hyper_numbers(kRule) * sizeof(double));
   static_assert(sizeof(Scalars) == length(kRule.scalar_names) * sizeof(double));
   static_assert([] {
@@ -217,7 +219,8 @@ Kernels kernels() {
   table.isa = FASTOPT_ISA_NAME;
 #define FASTOPT_COUNT(rule) +1
   static_assert(FASTOPT_RULES(FASTOPT_COUNT) <= kMaxRules, "raise kMaxRules in kernels.h");
-#define FASTOPT_ENROL(rule) enrol<rule::kRule, rule::Hyper, rule::Scalars>(table, rule::All{});
+#define FASTOPT_ENROL(rule) \
+  enrol<rule::kRule, rule::Hyper, rule::Scalars, Numbers<rule::scalars>::kMore>(table, rule::All{});
   FASTOPT_RULES(FASTOPT_ENROL)
   table.square_sums[int(Dtype::float32)] = square_sums<float>;
   table.square_sums[int(Dtype::float64)] = square_sums<double>;

@@ -13,6 +13,7 @@ namespace fastopt {
 
 constexpr int kMaxRules = 32;
 constexpr int kMaxStreams = 3 + kMaxStates;  // param, grad, states, moving average
+constexpr int kMaxTensors = kMaxStreams + kMaxCarried;
 constexpr const char* kAverageName = "ema";
 // Second planes: the correction of a 16-bit parameter, the scales of a state's codes.
 constexpr const char* kLowName = "master_low";

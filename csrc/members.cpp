@@ -17,27 +17,16 @@ const Rule::State* states_of(const Group& group) {
   return kernels().rules[group.rule].states[group.hyper.variant];
 }
 
-std::string second_name(const Group& group, int stream) {
-  return stream == 0 ? kLowName : std::string(states_of(group)[stream - 2].name) + kScaleSuffix;
-}
-
 std::string second_subject(const Group& group, int stream) {
-  return "its state '" + second_name(group, stream) + "'";
+  const std::string name =
+      stream == 0 ? kLowName : std::string(states_of(group)[stream - 2].name) + kScaleSuffix;
+  return "its state '" + name + "'";
 }
 
-// What messages call the k-th tensor of a parameter: after all streams come the second planes of
-// those that have one, then the step.
-std::string subject(const Group& group, int k, unsigned seconds) {
-  if (k < 2) return k == 0 ? "it" : "its gradient";
-  const Rule::State* states = states_of(group);
-  const int average = 2 + length(states);
-  if (k < average) return std::string("its state '") + states[k - 2].name + "'";
-  if (k == average && group.passes.average) return std::string("its state '") + kAverageName + "'";
-  int at = group.streams;
-  for (int stream = 0; stream < kMaxStreams; ++stream) {
-    if (seconds >> stream & 1 && at++ == k) return second_subject(group, stream);
-  }
-  return "its state 'step'";
+// What messages call a parameter's tensor in this place.
+std::string subject(const Group& group, int place) {
+  if (place < 2) return place == 0 ? "it" : "its gradient";
+  return std::string("its state '") + state_key(group, place) + "'";
 }
 
 // What is wrong with a tensor that does not fit its parameter.
@@ -54,9 +43,15 @@ std::string mismatch(const View& v, const View& param) {
          "; both must be real, or both complex";
 }
 
-bool writes(const Group& group, int stream) { return stream != 1 || group.passes.writes_grads(); }
+bool writes(const Group& group, int place) { return place != 1 || group.passes.writes_grads(); }
 
 }  // namespace
+
+const char* state_key(const Group& group, int place) {
+  if (place >= group.streams) return group.carries[place - group.streams].name;
+  const bool average = group.passes.average && place == group.streams - 1;
+  return average ? kAverageName : states_of(group)[place - 2].name;
+}
 
 void Members::clear() {
   reads_.clear();
@@ -99,35 +94,31 @@ void Members::prefetch(size_t tensors) const {
 void Members::read(Member& member) {
   const Group& group = *member.of;
   const int streams = group.streams;
-  const bool writes_grad = group.passes.writes_grads();
+  const bool writes_grad = writes(group, 1);
   View* const views = member.views;
   int k = 0;
-  unsigned seconds = 0;
-  for (int i = 0; i < kMaxStreams; ++i) seconds |= unsigned(member.seconds[i] != nullptr) << i;
-  const auto refuse = [&](const std::string& why) {
-    throw Refused(subject(group, k, seconds) + " " + why);
-  };
+  const auto refuse = [&](const std::string& why) { throw Refused(subject(group, k) + " " + why); };
   const auto look = [&](PyObject* tensor, View* view) {
     try {
-      read_anywhere(tensor, view, k >= 2 && k < streams && member.seconds[k]);
+      read_anywhere(tensor, view, k >= 2 && k < streams && member.has_second(k));
     } catch (const Refused& refused) {
       refuse(refused.what());
     }
   };
-  const int footprints = streams + __builtin_popcount(seconds) + (member.step != nullptr);
+  const int footprints = group.tensors + __builtin_popcount(member.seconds);
   prefetch(size_t(footprints));
   const size_t place = reads_.size();
   if (place == writes_grads_.size()) writes_grads_.push_back(-1);
   written_moved_ |= writes_grads_[place] != writes_grad;
   writes_grads_[place] = writes_grad;
-  reads_.push_back({member.index, member.of, footprint_, footprints, seconds});
+  reads_.push_back({member.index, member.of, footprint_, footprints, member.seconds});
   member.flat = true;
   for (; k < streams; ++k) {
     PyObject* const tensor = member.tensors[k];
     View& view = views[k];
     look(tensor, &view);
     const bool run = contiguous(view);
-    remember(tensor, view, run, k != 1 || writes_grad);
+    remember(tensor, view, run, writes(group, k));
     member.flat &= run;
     if (!run || view.complex || view.numel == 1) {
       suspects_.push_back({pybind11::reinterpret_borrow<pybind11::object>(tensor), place, k});
@@ -139,40 +130,38 @@ void Members::read(Member& member) {
           "location); clone() it first");
     }
   }
-  member.compact = seconds || group.noisy_states;
-  if (member.compact) read_seconds(member);
-  if (!member.step) return;
-  k = footprints;
-  View& at = member.step_view;
-  look(member.step, &at);
-  remember(member.step, at, contiguous(at), true);
-  if (at.numel != 1 || at.complex || kElementBytes[int(at.dtype)] < 4) {
-    refuse("has shape " + describe_shape(at) + " and dtype " + dtype_name(at) +
-           "; it must be one float32 or float64 number");
+  member.compact = member.seconds || group.compact;
+  if (member.compact) read_formats(member);
+  for (; k < group.tensors; ++k) {
+    View& at = views[k];
+    look(member.tensors[k], &at);
+    remember(member.tensors[k], at, contiguous(at), true);
+    if (!one_number(at)) refuse(not_one_number(at));
   }
 }
 
 // Second planes, then what format each stream is in. Structure tells: codes are bytes that have a
 // scale, a corrected parameter has a correction, whose width is its dtype's. Only of a bfloat16
 // alone it does not, which a group may ask to round by noise.
-void Members::read_seconds(Member& member) {
+void Members::read_formats(Member& member) {
   const Group& group = *member.of;
   const View& p = member.views[0];
   const int average = 2 + length(states_of(group));
-  bool noisy = false, compact = false;
+  if (!group.compact) throw Changed("its group no longer asks for compact formats");
+  bool compact = false;
   for (int k = 0; k < kMaxStreams; ++k) {
-    if (!member.seconds[k]) continue;
+    if (!member.has_second(k)) continue;
     View& view = member.second_views[k];
     const auto refuse = [&](const std::string& why) {
       throw Refused(second_subject(group, k) + " " + why);
     };
     try {
-      read_anywhere(member.seconds[k], &view, true);
+      read_anywhere(member.second[k], &view, true);
     } catch (const Refused& refused) {
       refuse(refused.what());
     }
     const bool run = contiguous(view);
-    remember(member.seconds[k], view, run, true);
+    remember(member.second[k], view, run, true);
     if (!(view.device == p.device)) refuse(mismatch(view, p));
     if (k == 0) {
       if (p.dtype != Dtype::bfloat16 && p.dtype != Dtype::float16) {
@@ -206,7 +195,7 @@ void Members::read_seconds(Member& member) {
     switch (view.dtype) {
       case Dtype::bfloat16:
         stored.format = Format::bfloat16;
-        if (k == 0 && member.seconds[0]) {
+        if (k == 0 && member.has_second(0)) {
           const bool exact = member.second_views[0].dtype == Dtype::int16;
           stored.format = exact ? Format::split16 : Format::split8;
           if (!exact) stored.rounds = Rounds::weight;
@@ -216,7 +205,7 @@ void Members::read_seconds(Member& member) {
         break;
       case Dtype::float16:
         stored.format = Format::float16;
-        if (k == 0 && member.seconds[0]) {
+        if (k == 0 && member.has_second(0)) {
           const bool wide = member.second_views[0].dtype == Dtype::int16;
           stored.format = wide ? Format::rest16 : Format::rest8;
         }
@@ -234,16 +223,14 @@ void Members::read_seconds(Member& member) {
       stored.word = words[kind == Rule::kSigned]++;
       if (stored.word >= kWords) throw Refused("it has too many states that are rounded by noise");
     }
-    noisy |= stored.rounds != Rounds::nearest;
     compact |= !stored.plain();
   }
   member.compact = compact;
   if (!compact) return;
-  if (noisy && !member.step) throw Changed("it has no state 'step'");
   for (int k = 0; k < group.streams; ++k) {
     const View& view = member.views[k];
     if (view.complex || view.dtype == Dtype::float64) {
-      throw Refused(subject(group, k, 0) + " has dtype " + dtype_name(view) +
+      throw Refused(subject(group, k) + " has dtype " + dtype_name(view) +
                     "; beside compact formats it must be float32, bfloat16 or float16");
     }
   }
@@ -271,7 +258,7 @@ void Members::settle(int* index) {
     try {
       refuse_lazy_views(suspect.tensor.ptr());
     } catch (const Refused& refused) {
-      throw Refused(subject(*read.of, suspect.stream, read.seconds) + " " + refused.what());
+      throw Refused(subject(*read.of, suspect.stream) + " " + refused.what());
     }
   }
   *index = -1;
@@ -324,6 +311,13 @@ void Members::find_shared_memory() {
 // One pass cannot give what torch's operations, one after the other, make of such tensors.
 void Members::refuse_own_overlap(const Read& read) const {
   const Footprint* const own = footprints_.data() + read.first;
+  const auto called = [&](int k) {
+    int stream = 0;  // second planes lie between the streams and the numbers
+    for (int at = read.of->streams; stream < kMaxStreams && k >= read.of->streams; ++stream) {
+      if (read.seconds >> stream & 1 && at++ == k) return second_subject(*read.of, stream);
+    }
+    return subject(*read.of, k - (k < read.of->streams ? 0 : __builtin_popcount(read.seconds)));
+  };
   for (int b = 1; b < read.footprints; ++b) {
     for (int a = 0; a < b; ++a) {
       if (!own[a].meets(own[b]) || (!writes(*read.of, a) && !writes(*read.of, b))) continue;
@@ -331,8 +325,7 @@ void Members::refuse_own_overlap(const Read& read) const {
       read_anywhere(own[a].object, &one, true);
       read_anywhere(own[b].object, &other, true);
       if (interleaved(one, other)) continue;
-      throw Refused(subject(*read.of, b, read.seconds) + " shares memory with " +
-                    (a == 0 ? "the parameter" : subject(*read.of, a, read.seconds)) +
+      throw Refused(called(b) + " shares memory with " + (a == 0 ? "the parameter" : called(a)) +
                     "; clone() one of them first");
     }
   }

@@ -19,46 +19,41 @@ struct Changed : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A step count in the host's memory that an update advances; none where `at` is null.
-struct StepCount {
-  void* at = nullptr;
-  bool wide = false;  // float64
-  // Counted in its own type, as torch does: float32 stops at 2**24.
-  double next() const {
-    return wide ? *static_cast<double*>(at) + 1 : double(*static_cast<float*>(at) + 1);
+// A number that a parameter carries, in the host's memory.
+inline Carried load(const void* at, bool wide) {
+  return {wide ? *static_cast<const double*>(at) : *static_cast<const float*>(at), wide};
+}
+inline void store(const Carried& number, void* at) {
+  if (number.wide) {
+    *static_cast<double*>(at) = number.value;
+  } else {
+    *static_cast<float*>(at) = float(number.value);
   }
-  double now() const { return wide ? *static_cast<double*>(at) : double(*static_cast<float*>(at)); }
-  void write(double value) const {
-    if (wide) {
-      *static_cast<double*>(at) = value;
-    } else {
-      *static_cast<float*>(at) = float(value);
-    }
-  }
-};
+}
 
 // A parameter with its tensors, borrowed: what every backend's share of a step is made of.
 struct Member {
   int index;  // over all groups, as in messages and stats()
   int group;
   const Group* of;
-  PyObject* tensors[kMaxStreams];       // parameter, gradient, states, the moving average
-  PyObject* seconds[kMaxStreams] = {};  // second planes of these, or null
-  PyObject* step;                       // its 0-d step tensor, or null
-  bool first, begins;                   // its states have never been written; nor has its average
+  // Its streams: parameter, gradient, states, the moving average; then the numbers it carries.
+  PyObject* tensors[kMaxTensors];
+  unsigned seconds = 0;  // a bit for each stream that has a second plane:
+  PyObject* second[kMaxStreams];
+  bool first, begins;  // its states have never been written; nor has its average
   // Found by Members::read():
-  View views[kMaxStreams];
-  View step_view;
+  View views[kMaxTensors];
+  bool flat;     // each stream is one contiguous run
+  bool compact;  // a stream is in a format that is more than its dtype; then:
+  Stored stored[kMaxStreams];
   View second_views[kMaxStreams];
-  bool flat;                   // each tensor is one contiguous run
-  bool compact;                // a stream is in a format that is more than its dtype
-  Stored stored[kMaxStreams];  // then
 
-  StepCount count() const {
-    if (!step) return {};
-    return {step_view.data, step_view.dtype == Dtype::float64};
-  }
+  bool has_second(int k) const { return seconds >> k & 1; }
+  const View& number(int k) const { return views[of->streams + k]; }
 };
+
+// The key in a parameter's state of its tensor in this place, from 2 on.
+const char* state_key(const Group& group, int place);
 
 // Everything it holds is reused from step to step: after the first step nothing allocates.
 class Members {
@@ -107,7 +102,7 @@ class Members {
     int stream;
   };
 
-  void read_seconds(Member& member);
+  void read_formats(Member& member);
   void remember(PyObject* tensor, const View& view, bool run, bool written);
   void prefetch(size_t tensors) const;
   template <class Visit>

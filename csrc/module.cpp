@@ -40,9 +40,17 @@ void register_rules(py::module_& m) {
       },
       "rule"_a);
   m.def(
-      "counts_steps",
-      [](const std::string& rule) { return kernels().rules[find_rule(rule)].counts_steps; },
-      "rule"_a);
+      "carried",
+      [](const std::string& rule, const std::optional<py::dict>& group) {
+        Group asks;
+        if (group) read_formats(group->ptr(), &asks);
+        std::vector<std::pair<std::string, double>> list;
+        for (const Rule::Carry* c = carries_of(find_rule(rule), asks.compact); c->name; ++c) {
+          list.emplace_back(c->name, c->start);
+        }
+        return list;
+      },
+      "rule"_a, "group"_a = py::none());
   m.def(
       "variants",
       [](const std::string& rule) {
@@ -79,7 +87,7 @@ void register_rules(py::module_& m) {
       [](const std::string& rule) { return kernels().rules[find_rule(rule)].sparse; }, "rule"_a);
   m.def("states", states, "rule"_a, "group"_a);
   m.def("hyperparameters", hyperparameters, "rule"_a, "group"_a);
-  m.def("scalars", scalars, "rule"_a, "group"_a, "step"_a, "first"_a = false);
+  m.def("scalars", scalars, "rule"_a, "group"_a, "carried"_a, "first"_a = false);
 }
 
 void register_isa(py::module_& m) {
@@ -107,11 +115,11 @@ void register_step(py::module_& m) {
       "rule"_a, "params"_a, "grads"_a.noconvert(), "scalars"_a.noconvert() = py::none(),
       "hyper"_a.noconvert() = py::none(), "hyper_at"_a.noconvert() = py::none());
   py::class_<Plan>(m, "Plan")
-      .def(py::init<const std::string&, const py::list&, const py::dict&, const std::string&,
-                    const std::string&, const std::string&, const std::vector<Rows*>&,
-                    const std::optional<Plan::Doubles>&>(),
-           "rule"_a, "groups"_a, "state"_a, "ways"_a, "first"_a, "begins"_a, "rows"_a = py::list(),
-           "passes"_a.noconvert() = py::none(), py::keep_alive<1, 8>())
+      .def(py::init<const std::string&, const py::list&, const py::dict&,
+                    const std::vector<std::string>&, const std::string&, const std::string&,
+                    const std::vector<Rows*>&, const std::optional<Plan::Doubles>&>(),
+           "rule"_a, "groups"_a, "state"_a, "backends"_a, "first"_a, "begins"_a,
+           "rows"_a = py::list(), "passes"_a.noconvert() = py::none(), py::keep_alive<1, 8>())
       .def("layers", &Plan::layers, "groups"_a, "state"_a, "grad_scale"_a = py::none())
       .def("step", &Plan::step, "groups"_a, "state"_a, "threads"_a, "grad_scale"_a = py::none(),
            "check"_a = py::none(), "rest"_a = py::none(), "launch"_a = py::none())
@@ -123,7 +131,7 @@ void register_step(py::module_& m) {
         }
         return list;
       });
-  m.def("update", update, "rule"_a, "params"_a, "grads"_a, "states"_a, "steps"_a, "first"_a,
+  m.def("update", update, "rule"_a, "params"_a, "grads"_a, "states"_a, "carried"_a, "first"_a,
         "group"_a, "maximize"_a, "grad_scale"_a, "threads"_a);
 }
 

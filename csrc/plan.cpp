@@ -21,9 +21,10 @@ void increment_versions(const py::list& params) {
 }
 
 Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& state,
-           const std::string& ways, const std::string& first, const std::string& begins,
-           const std::vector<Rows*>& rows, const std::optional<Doubles>& passes)
-    : roster_(find_rule(rule), groups, state, ways, first, begins),
+           const std::vector<std::string>& backends, const std::string& first,
+           const std::string& begins, const std::vector<Rows*>& rows,
+           const std::optional<Doubles>& passes)
+    : roster_(find_rule(rule), groups, state, backends, first, begins),
       rows_(rows),
       row_of_(roster_.size()),
       passes_(passes) {
@@ -110,7 +111,7 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
     if (!refused.is_none()) return refused;
   }
   // Where there are launches too, the norm is theirs, or torch's: nothing here has passes.
-  if (batch_.needs_norm() && rows_.empty()) {
+  if (batch_.needs_norm() && launch.is_none()) {
     Batch::Norm norm;
     {
       py::gil_scoped_release unlocked;

@@ -19,13 +19,14 @@ class Plan {
  public:
   using Doubles = pybind11::array_t<double, pybind11::array::c_style>;
 
-  // `ways`, `first`, `begins`: see Roster. `rows`: of the launches, between them all parameters
-  // whose way is one, but for those that have no gradient. `passes`, where given: a table
+  // `backends`, `first`, `begins`: see Roster. `rows`: of the launches, between them all of
+  // Triton's parameters, but for those that have no gradient. `passes`, where given: a table
   // [groups, 4] that every step fills: max_grad_norm or -1, max_grad_value or infinity, l1,
   // 1 - ema_decay.
   Plan(const std::string& rule, const pybind11::list& groups, const pybind11::dict& state,
-       const std::string& ways, const std::string& first, const std::string& begins,
-       const std::vector<Rows*>& rows, const std::optional<Doubles>& passes);
+       const std::vector<std::string>& backends, const std::string& first,
+       const std::string& begins, const std::vector<Rows*>& rows,
+       const std::optional<Doubles>& passes);
 
   // (None or (index, reason), for each parameter that has a gradient and is not torch's how many
   // others must be updated before it: all 0 where no memory is shared). Before launches are built.

@@ -14,12 +14,17 @@ PyObject* item(const py::list& groups, size_t g) {
   return PyList_GET_ITEM(groups.ptr(), Py_ssize_t(g));
 }
 
+Roster::Way way_of(const std::string& backend) {
+  if (backend == "torch") return Roster::kTorch;
+  return backend == "triton" ? Roster::kLaunched : Roster::kHere;
+}
+
 }  // namespace
 
-Roster::Roster(int rule, const py::list& groups, const py::dict& state, const std::string& ways,
-               const std::string& first, const std::string& begins)
+Roster::Roster(int rule, const py::list& groups, const py::dict& state,
+               const std::vector<std::string>& backends, const std::string& first,
+               const std::string& begins)
     : rule_(rule) {
-  static PyObject* step_key = interned("step");
   static PyObject* average_key = interned(kAverageName);
   static PyObject* low_key = interned(kLowName);
   for (size_t g = 0; g < groups.size(); ++g) {
@@ -34,15 +39,24 @@ Roster::Roster(int rule, const py::list& groups, const py::dict& state, const st
     state_of[param] = dict;
   }
   for (const Group& group : groups_) {
-    const auto& names = keys_of(rule_).states[group.hyper.variant];
-    const auto& scales = keys_of(rule_).scales[group.hyper.variant];
+    // Where each key's tensor is in a member.
+    std::vector<std::pair<PyObject*, int>> places;
+    const auto place = [&](PyObject* key) { places.emplace_back(key, 2 + int(places.size())); };
+    for (PyObject* key : keys_of(rule_).states[group.hyper.variant]) place(key);
+    if (group.passes.average) place(average_key);
+    for (int k = 0; group.carries[k].name; ++k) place(interned(group.carries[k].name));
+    places.emplace_back(low_key, kSecond);
+    int stream = 2;
+    for (PyObject* key : keys_of(rule_).scales[group.hyper.variant]) {
+      places.emplace_back(key, kSecond + stream++);
+    }
     const auto count = size_t(PySequence_Fast_GET_SIZE(group.params.ptr()));
-    planned_.push_back({count, group.hyper.variant, group.passes.switches(), false});
+    planned_.push_back({count, group.hyper.variant, group.passes.switches(), group.formats, false});
     for (size_t i = 0; i < count; ++i) {
       Slot& slot = slots_.emplace_back();
       const size_t at = slots_.size() - 1;
       slot.param = PySequence_Fast_GET_ITEM(group.params.ptr(), Py_ssize_t(i));
-      slot.way = Way(ways.at(at));
+      slot.way = way_of(backends.at(at));
       slot.first = first.at(at) != 0;
       slot.begins = begins.at(at) != 0;
       planned_.back().here |= slot.way == kHere;
@@ -50,23 +64,15 @@ Roster::Roster(int rule, const py::list& groups, const py::dict& state, const st
       if (slot.way == kTorch || found == state_of.end() || !PyDict_Check(found->second)) continue;
       slot.state = found->second;
       slot.first_item = items_.size();
-      Py_ssize_t place = 0;
+      Py_ssize_t position = 0;
       PyObject *key, *value;
-      while (PyDict_Next(slot.state, &place, &key, &value)) {
-        int role = kOther;
-        const auto is = [&](PyObject* name) {
-          return PyUnicode_Check(key) && PyUnicode_Compare(key, name) == 0;
-        };
-        if (is(step_key)) role = kStep;
-        if (is(average_key)) role = kAverage;
-        if (is(low_key)) role = kSecond;
-        for (size_t k = 0; k < names.size(); ++k) {
-          if (is(names[k])) role = int(k);
-          if (is(scales[k])) role = kSecond + 2 + int(k);
+      while (PyDict_Next(slot.state, &position, &key, &value)) {
+        int found_at = kNowhere;
+        for (const auto& [name, at] : places) {
+          if (PyUnicode_Check(key) && PyUnicode_Compare(key, name) == 0) found_at = at;
         }
-        slot.compact |= role >= kSecond && value != Py_None;
-        items_.push_back({key, value, role});
-        if (role != kOther && value != Py_None) handles_.emplace_back(value);
+        items_.push_back({key, value, found_at});
+        if (found_at != kNowhere && value != Py_None) handles_.emplace_back(value);
       }
       slot.items = items_.size() - slot.first_item;
     }
@@ -87,6 +93,9 @@ const std::vector<Group>& Roster::read_groups(const py::list& groups,
     if (groups_[g].passes.switches() != planned_[g].switches) {
       throw Changed("the passes around the update have changed");
     }
+    if (groups_[g].formats != planned_[g].formats) {
+      throw Changed("the formats that a group asks for have changed");
+    }
   }
   return groups_;
 }
@@ -103,17 +112,11 @@ void Roster::check_state(const py::dict& state) const {
   if (i != state_.size()) throw Changed("optimizer.state has changed");
 }
 
-// Into the member: its states, average and step.
+// Into the member: its states, average and numbers.
 void Roster::find_states(const Slot& slot, Member& member) const {
-  const Rule& rule = kernels().rules[rule_];
-  const bool average = member.of->passes.average;
-  const int count = member.of->streams - 2 - average;
-  PyObject** const states = member.tensors + 2;
-  std::fill_n(states, count + average, nullptr);
-  std::fill_n(member.seconds, kMaxStreams, nullptr);
-  member.step = nullptr;
-  // The noise that rounds is keyed by it, whatever the rule.
-  const bool steps = rule.counts_steps || slot.compact || member.of->noisy_states;
+  const Group& group = *member.of;
+  std::fill(member.tensors + 2, member.tensors + group.tensors, nullptr);
+  member.seconds = 0;
   if (slot.state) {
     Py_ssize_t position = 0;
     PyObject *key, *value;
@@ -123,21 +126,20 @@ void Roster::find_states(const Slot& slot, Member& member) const {
       if (item == end || key != item->key || value != item->value) {
         throw Changed("its state has changed");
       }
-      if (item->role >= kSecond) {
-        if (value != Py_None) member.seconds[item->role - kSecond] = value;
-      } else if (item->role >= 0) {
-        states[item->role] = value;
+      if (item->place >= kSecond) {
+        const int stream = item->place - kSecond;
+        member.seconds |= unsigned(value != Py_None) << stream;
+        member.second[stream] = value;
+      } else if (item->place != kNowhere) {
+        member.tensors[item->place] = value;
       }
-      if (item->role == kAverage && average) states[count] = value;
-      if (item->role == kStep && steps) member.step = value;
     }
     if (item != end) throw Changed("its state has changed");
   }
-  if (rule.counts_steps && !member.step) throw Changed("it has no state 'step'");
-  for (int k = 0; k < count + average; ++k) {
-    if (states[k] && states[k] != Py_None) continue;
-    const char* name = k < count ? rule.states[member.of->hyper.variant][k].name : kAverageName;
-    throw Changed("it has no state '" + std::string(name) + "'");
+  for (int k = 2; k < group.tensors; ++k) {
+    PyObject* const tensor = member.tensors[k];
+    if (tensor && (tensor != Py_None || k >= group.streams)) continue;
+    throw Changed(std::string("it has no state '") + state_key(group, k) + "'");
   }
 }
 

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 
 #include <deque>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,10 +23,11 @@ class Roster {
   // Who updates a parameter.
   enum Way : char { kTorch, kHere, kLaunched };
 
-  // One byte per parameter over all groups in each of: `ways`; `first`, 1 where its states exist
-  // but have never been written; `begins`, likewise its average.
+  // Of each parameter over all groups: `backends`, "torch", "cpu" or "triton"; one byte in `first`,
+  // 1 where its states exist but have never been written, and in `begins`, likewise its average.
   Roster(int rule, const pybind11::list& groups, const pybind11::dict& state,
-         const std::string& ways, const std::string& first, const std::string& begins);
+         const std::vector<std::string>& backends, const std::string& first,
+         const std::string& begins);
 
   size_t size() const { return slots_.size(); }  // parameters, over all groups
 
@@ -53,13 +55,12 @@ class Roster {
   struct Item {  // one entry of a parameter's state dict
     PyObject* key;
     PyObject* value;
-    int role;  // index of the rule's state, kStep, kAverage, kOther, kSecond + a stream
+    int place;  // in Member::tensors; kSecond + a stream, if it is a second plane; or kNowhere
   };
   struct Slot {
     PyObject* param;
     Way way;
     bool first, begins;
-    bool compact = false;       // a stream has a second plane
     PyObject* state = nullptr;  // its dict in optimizer.state
     size_t first_item = 0;      // in items_
     size_t items = 0;
@@ -68,12 +69,11 @@ class Roster {
     size_t params;
     int variant;
     int switches;
+    int formats;
     bool here;  // the host needs its numbers
   };
-  static constexpr int kStep = -1;
-  static constexpr int kOther = -2;
-  static constexpr int kAverage = -3;
-  static constexpr int kSecond = kMaxStreams;
+  static constexpr int kNowhere = -1;
+  static constexpr int kSecond = kMaxTensors;
 
   void check_state(const pybind11::dict& state) const;
   void find_states(const Slot& slot, Member& member) const;

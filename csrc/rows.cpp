@@ -30,7 +30,6 @@ Rows::Rows(const std::string& rule, const py::list& params, const Int64s& grads,
            const std::optional<py::array>& scalars, const std::optional<Doubles>& hyper,
            const std::optional<Int64s>& hyper_at)
     : rule_(find_rule(rule)),
-      counts_(kernels().rules[rule_].counts_steps),
       grads_(grads),
       scalars_(scalars),
       hyper_(hyper),
@@ -93,7 +92,7 @@ bool Rows::as_found(const Found& found, const View& view) const {
 
 void Rows::add(size_t place, const Member& member) {
   Row& row = rows_[place];
-  const int streams = member.of->streams;
+  const int tensors = member.of->tensors;
   if (member.compact) {
     throw Refused("it or its states are in compact formats, which only the CPU's kernels have");
   }
@@ -105,27 +104,18 @@ void Rows::add(size_t place, const Member& member) {
   }
   if (row.first == kUnknown) {
     row.first = found_.size();
-    for (int k = 0; k < streams; ++k) find(member.views[k]);
-    if (member.step) find(member.step_view);
+    for (int k = 0; k < tensors; ++k) find(member.views[k]);
   }
   const Found* found = found_.data() + row.first;
-  for (int k = 0; k < streams; ++k, ++found) {
+  for (int k = 0; k < tensors; ++k, ++found) {
     if (k == 1) {
       if (found->dtype != member.views[1].dtype) throw Changed("its gradient has another dtype");
     } else if (!as_found(*found, member.views[k])) {
       throw Changed(k == 0 ? "its memory has changed" : "the memory of its state has changed");
     }
   }
-  if (member.step && !as_found(*found, member.step_view)) {
-    throw Changed("the memory of its state has changed");
-  }
   grads_.mutable_data()[place] = gradient(row, member);
-  if (scalars_) {
-    if (member.step && !member.step_view.device.on_cpu()) throw Changed("its step count has moved");
-    row.count = member.count();
-    row.next = row.count.at ? row.count.next() : 0;
-    write_scalars(place, member);
-  }
+  if (scalars_) write_scalars(place, member);
   added_.push_back(place);
 }
 
@@ -139,18 +129,29 @@ int64_t Rows::gradient(const Row& row, const Member& member) const {
 }
 
 void Rows::write_scalars(size_t place, const Member& member) {
-  const Row& row = rows_[place];
+  Row& row = rows_[place];
   const Row& like = rows_[like_];
   const auto row_bytes = size_t(scalars_->itemsize()) * size_t(1 + scalar_count_);
   char* const table = static_cast<char*>(scalars_->mutable_data());
   char* const at = table + place * row_bytes;
-  if (!added_.empty() && row.group == like.group && row.next == like.next &&
-      member.first == like_first_) {
+  const int numbers = member.of->tensors - member.of->streams;
+  Carried carried[kMaxCarried] = {};
+  for (int k = 0; k < numbers; ++k) {
+    const View& number = member.number(k);
+    if (!number.device.on_cpu()) throw Changed("a number of its state has moved");
+    carried[k] = load(number.data, number.dtype == Dtype::float64);
+    row.numbers[k] = number.data;
+  }
+  if (!added_.empty() && row.group == like.group && member.first == like_first_ &&
+      std::equal(carried, carried + numbers, like_carried_)) {
+    std::copy_n(like.next, numbers, row.next);
     std::copy_n(table + like_ * row_bytes, row_bytes, at);
     return;
   }
+  std::copy_n(carried, kMaxCarried, like_carried_);
   double values[1 + kMaxScalars] = {sign_of(*member.of)};
-  kernels().rules[rule_].scalars(member.of->hyper.values, row.next, member.first, values + 1);
+  kernels().rules[rule_].scalars(member.of->hyper.values, carried, member.first, values + 1);
+  std::copy_n(carried, kMaxCarried, row.next);
   if (scalars_->itemsize() == sizeof(double)) {
     std::copy_n(values, 1 + scalar_count_, reinterpret_cast<double*>(at));
   } else {
@@ -161,8 +162,9 @@ void Rows::write_scalars(size_t place, const Member& member) {
 }
 
 void Rows::launched() {
-  for (const size_t row : added_) {
-    if (rows_[row].count.at) rows_[row].count.write(rows_[row].next);
+  for (const size_t added : added_) {
+    const Row& row = rows_[added];
+    for (int k = 0; k < kMaxCarried && row.numbers[k]; ++k) store(row.next[k], row.numbers[k]);
   }
 }
 

@@ -1,5 +1,5 @@
 // Rows: the share of a step that one launch on a device does: what it takes from the host, in
-// tables that the caller owns. No tensor is written, but for the steps that the host counts.
+// tables that the caller owns. No tensor is written, but for the numbers that the host advances.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -42,7 +42,7 @@ class Rows {
   // added first, and the kernel's tables hold other addresses.
   void add(size_t row, const Member& member);
 
-  // The launch is under way: count the steps that the host counts.
+  // The launch is under way: write the numbers that the host advances.
   void launched();
 
  private:
@@ -50,9 +50,9 @@ class Rows {
     int index, group;
     size_t strides;  // of the gradient, in layouts_
     int64_t stage;
-    size_t first = kUnknown;  // of its tensors, in found_
-    StepCount count{};
-    double next = 0;
+    size_t first = kUnknown;          // of its tensors, in found_
+    char* numbers[kMaxCarried] = {};  // that it carries: where they are
+    Carried next[kMaxCarried] = {};   // and what they become
   };
   struct Found {  // a tensor when it was added first; shape and strides in layouts_
     const char* data;
@@ -68,7 +68,6 @@ class Rows {
   void write_scalars(size_t row, const Member& member);
 
   int rule_;
-  bool counts_;  // the rule has step counts
   std::vector<Row> rows_;
   std::vector<char> used_;  // by group: a row's
   std::vector<Found> found_;
@@ -80,8 +79,9 @@ class Rows {
   std::optional<Int64s> hyper_at_;
   int scalar_count_;
   std::vector<size_t> added_;
-  size_t like_ = 0;          // the row whose scalars were computed last
-  bool like_first_ = false;  // and whether its states had never been written
+  size_t like_ = 0;  // the row whose scalars were computed last, and what they were made of
+  Carried like_carried_[kMaxCarried] = {};
+  bool like_first_ = false;
 };
 
 }  // namespace fastopt

@@ -157,7 +157,7 @@ void Batch::gather(const Entry& entry, int stream, int64_t from, int64_t to, cha
 // gathered into contiguous scratch, updated by the very same kernel, and scattered back.
 void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end, double* sums) const {
   const Layout layout{layouts_.data() + entry.layout};
-  const double* scalars = scalars_[entry.scalars].data();
+  const double* scalars = advanced_[size_t(entry.advanced)].scalars.data();
   const Passes& passes = groups_[entry.group].passes;
 
   bool in_place = layout.size(0) >= kMinRun;

@@ -159,6 +159,15 @@ std::pair<char*, char*> extent(const View& view) {
   return {view.data, view.numel ? view.data + (span(view) + 1) * element_bytes(view) : view.data};
 }
 
+bool one_number(const View& view) {
+  return view.numel == 1 && !view.complex && kElementBytes[int(view.dtype)] >= 4;
+}
+
+std::string not_one_number(const View& view) {
+  return "has shape " + describe_shape(view) + " and dtype " + dtype_name(view) +
+         "; it must be one float32 or float64 number";
+}
+
 bool interleaved(const View& a, const View& b) {
   if (!same_shape(a, b) || a.dtype != b.dtype || a.complex != b.complex) return false;
   // Dimensions that both cross without a jump make one run; every run of either begins at a

@@ -88,6 +88,10 @@ bool fits(const View& view, const View& param);
 // Expanded memory: several elements in one place, which an update would hit several times.
 bool overlaps_itself(const View& view);
 
+// Whether it is what a step count or another number must be; what is wrong with it where it is not.
+bool one_number(const View& view);
+std::string not_one_number(const View& view);
+
 // The first byte and the one behind the last.
 std::pair<char*, char*> extent(const View& view);
 

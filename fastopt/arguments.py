@@ -38,6 +38,7 @@ PASSES = {
     "clear_grads": _switch(),
     "track_stats": _switch(),
 }
+FUSED = {"fused": Argument(None, "True, False or None", lambda x: x in (True, False, None))}
 DECOUPLED_WEIGHT_DECAY = {"decoupled_weight_decay": _switch()}
 EPS_IN_SQRT = {"eps_in_sqrt": _switch()}
 

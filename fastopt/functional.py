@@ -42,7 +42,8 @@ class Form:
         self._places = sum(a.kind is not a.KEYWORD_ONLY for a in arguments.values())
         self._defaults = {n: a.default for n, a in arguments.items() if a.default is not a.empty}
         self._refused = [name for name in REFUSED if name in arguments]
-        self._rule, self._counts = cls._rule, _core.counts_steps(cls._rule)
+        self._rule = cls._rule
+        self._carried = [name for name, _ in _core.carried(self._rule)]
         # What torch's form has no argument for is what the class has it be; and where a param group
         # has betas, torch's forms have beta1 and beta2.
         group, numbers = cls([torch.empty(0)]).param_groups[0], _core.hyper(self._rule)
@@ -68,14 +69,15 @@ class Form:
                     f"fastopt.functional.{self.__name__} has no {option}=True; use torch's own "
                     "functional form for it"
                 )
-        params, grads = given[self._names[0]], given[self._names[1]]
+        params, grads = (given[name] for name in self._names[:2])
         group = {**self._hyper, **given}
         for key, names in self._several.items():
             group[key] = [given[name] for name in names]
         states = _core.states(self._rule, group)
-        lists = [list_of(given, name) for name, _ in states]
-        steps = given["state_steps"] if self._counts else []
-        check(len(params), grads, lists, steps if self._counts else params)
+        kept = [list_of(given, name) for name in (*dict(states), *self._carried)]
+        check(len(params), {"grads": grads, **{name: given[name] for name in kept}})
+        lists = [given[name] for name in kept[: len(states)]]
+        carried = [given[name] for name in kept[len(states) :]]
         found_inf, grad_scale = given.get("found_inf"), given.get("grad_scale")
         if found_inf is not None and found_inf.item():
             return
@@ -86,17 +88,16 @@ class Form:
         scale = None if grad_scale is None else grad_scale.item()
         threads, maximize = torch.get_num_threads(), given["maximize"]
         _core.update(
-            self._rule, params, grads, begun, steps, first, group, maximize, scale, threads
+            self._rule, params, grads, begun, carried, first, group, maximize, scale, threads
         )
         for of, now in zip(lists, begun, strict=True):
             of[:] = now
 
 
-def list_of(given: dict[str, Any], state: str) -> list[Tensor]:
-    """A state's list: `exp_avgs`, `momentum_buffer_list`, `state_sums`."""
+def list_of(given: dict[str, Any], state: str) -> str:
+    """The argument that lists a state: `exp_avgs`, `momentum_buffer_list`, `state_steps`."""
     names = (f"{state}s", f"{state}_list", f"state_{state}s")
-    found: list[Tensor] = next(given[name] for name in names if name in given)
-    return found
+    return next(name for name in names if name in given)
 
 
 def begin(states: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
@@ -105,10 +106,9 @@ def begin(states: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
     return [torch.empty_like(g) if state is None else state for state, g in pairs]
 
 
-def check(count: int, grads: list[Any], states: list[list[Any]], steps: list[Any]) -> None:
+def check(count: int, lists: dict[str, list[Any]]) -> None:
     """Raise ValueError where a list is not as long as that of the parameters."""
-    names = ("grads", "state_steps", *(f"states[{k}]" for k in range(len(states))))
-    for name, tensors in zip(names, (grads, steps, *states), strict=True):
+    for name, tensors in lists.items():
         if len(tensors) != count:
             raise ValueError(f"{name} has {len(tensors)} tensors, params {count}")
 

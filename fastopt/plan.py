@@ -96,10 +96,11 @@ def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
         kept.append((param, version(param), None if there is None else dict(there)))
         state = there or {}
         created: dict[str, Tensor] = {}
-        counts = _core.counts_steps(rule) or group.get("rounding_seed") is not None
-        if counts and "step" not in state:
-            wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-            created["step"] = torch.zeros((), dtype=torch.float64 if wide else torch.float32)
+        wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
+        for name, number in _core.carried(rule, group):
+            if name not in state:
+                dtype = torch.float64 if wide else torch.float32
+                created[name] = torch.full((), number, dtype=dtype)
         for name, start in _core.states(rule, group):
             found = state.get(name)
             if found is None:
@@ -126,10 +127,6 @@ def refusal(optimizer: Stepping, index: int, reason: str) -> RuntimeError:
     return RuntimeError(
         f"{type(optimizer).__name__}.step(): {where}{reason}. No parameter was changed"
     )
-
-
-# What the compiled core calls them: csrc/roster.h.
-WAYS = {"torch": 0, "cpu": 1, "triton": 2}
 
 
 class Plan:
@@ -179,8 +176,8 @@ class Plan:
         groups = optimizer.param_groups
         if self._composes:
             groups, scaler = [without_passes(group) for group in groups], NO_SCALER
-        ways = bytes(WAYS[r.backend] for r in self.routes)
-        found = (optimizer._rule, groups, optimizer.state, ways, new.fresh, new.new_averages)
+        backends = [r.backend for r in self.routes]
+        found = (optimizer._rule, groups, optimizer.state, backends, new.fresh, new.new_averages)
         launched = {i for i, r in enumerate(self.routes) if r.backend == "triton"}
         if not launched:
             self._core = _core.Plan(*found)

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 import fastopt
+from fastopt import _core
+from fastopt.optim import CLASSES
 
 SIZES = [0, 1, 5, 127, 1024, 2049, 100_003]
 STEPS = 3
@@ -39,7 +41,10 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
         for centered in (False, True)
     ),
 ]
-STATEFUL = [VARIANTS[1], VARIANTS[3], VARIANTS[-1]]
+# Those whose parameters carry more numbers than their step.
+CARRYING = [cls.__name__ for cls in CLASSES if len(_core.carried(cls._rule)) > 1]
+STATEFUL = [VARIANTS[1], VARIANTS[3], VARIANTS[-1], *((name, {}) for name in CARRYING)]
+VARIANTS += [(cls.__name__, {}) for cls in CLASSES if cls.__name__ not in dict(VARIANTS)]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
 # Of parameter, gradient and states.
 MIXED = [
@@ -150,7 +155,7 @@ def mixed(types: Sequence[torch.dtype], device: torch.device) -> int:
     step_both(twins.make("AdamW", {}), STEPS)
     for made in (twins.a, twins.b):
         for kept in made.state.values():
-            kept |= {name: t.to(state) for name, t in kept.items() if name != "step"}
+            kept |= {name: t.to(state) for name, t in kept.items() if t.ndim}
     return steps(twins)
 
 
@@ -289,7 +294,7 @@ def checks(device: torch.device) -> Iterator[tuple[str, Callable[[torch.device],
             name = f"passes: {cls} {str(dtype).removeprefix('torch.')}"
             yield name, partial(passes, cls, options, dtype)
         yield f"skipping: {cls}", partial(skipping, cls, options)
-    for cls in ("AdamW", "RMSprop"):
+    for cls in ("AdamW", "RMSprop", *CARRYING):
         yield f"capturable: {cls}", partial(capturable, cls)
         if device.type == "cuda":
             yield f"graph: {cls}", partial(graph, cls, {})

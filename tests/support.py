@@ -39,6 +39,8 @@ UNITS = 400 if rounds_fma_twice() else 0
 
 REAL_DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 ALL_DTYPES = [*REAL_DTYPES, torch.complex64, torch.complex128]
+# What parameters carry beside tensors of their own shape: 0-d states, such as their step count.
+NUMBERS = {name for rule in _core.rules() for name, _ in _core.carried(rule)}
 INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -73,9 +75,10 @@ class Optimizer:
         return argument in self.ours([torch.ones(1)]).defaults
 
     def starts(self, **hyper: Any) -> dict[str, float | None]:
-        """What states are before their first step; None: nothing."""
+        """What states and numbers are before their first step; None: nothing."""
         made = self.ours([torch.ones(1)], **hyper)
-        return dict(_core.states(made._rule, made.param_groups[0]))
+        rule: str = made._rule
+        return dict(_core.carried(rule)) | dict(_core.states(rule, made.param_groups[0]))
 
 
 @dataclass(frozen=True)
@@ -251,8 +254,10 @@ def assert_close_state(ours: torch.optim.Optimizer, theirs: torch.optim.Optimize
         state, expected = ours.state.get(p, {}), theirs.state.get(q, {})
         assert state.keys() == expected.keys()
         for name, t in state.items():
+            # Of numbers, torch keeps the type of `step` alone when it loads a checkpoint.
+            typed = {"check_dtype": name not in NUMBERS - {"step"}}
             torch.testing.assert_close(
-                t, expected[name], **close, msg=lambda m, n=name: f"{n}: {m}"
+                t, expected[name], **close, **typed, msg=lambda m, n=name: f"{n}: {m}"
             )
 
 

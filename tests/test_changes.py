@@ -11,6 +11,7 @@ import pytest
 import torch
 from roundings import RoundedOnce
 from support import (
+    NUMBERS,
     Optimizer,
     assert_close_state,
     assert_same_bits,
@@ -77,7 +78,7 @@ def replace_data_by_another_layout(made: torch.optim.Optimizer) -> None:
 def replace_states_in_the_dict(made: torch.optim.Optimizer) -> None:
     for state in made.state.values():
         for name, t in list(state.items()):
-            if name != "step":
+            if name not in NUMBERS:
                 state[name] = t.clone() * 2
 
 
@@ -95,14 +96,14 @@ def replace_the_dict(made: torch.optim.Optimizer) -> None:
 def replace_the_data_of_states(made: torch.optim.Optimizer) -> None:
     for state in made.state.values():
         for name, t in state.items():
-            if name != "step":
+            if name not in NUMBERS:
                 t.data = t.clone() * 2
 
 
 def set_the_data_of_states(made: torch.optim.Optimizer) -> None:
     for state in made.state.values():
         for name, t in state.items():
-            if name != "step":
+            if name not in NUMBERS:
                 t.set_(t.clone() * 2)
 
 

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from support import ON_TRITON, Optimizer, assert_same_bits, optimizer_named, to_numpy, values
+from support import (
+    NUMBERS,
+    ON_TRITON,
+    Optimizer,
+    assert_same_bits,
+    optimizer_named,
+    to_numpy,
+    values,
+)
 from torch import Tensor
 
 from fastopt.formats import FORMATS, key, kind_of, noise, words
@@ -70,12 +78,15 @@ class Model:
 
     def __init__(self, optimizer: Optimizer, kept: Kept, p: Tensor, hyper: dict[str, Any]) -> None:
         self.optimizer, self.kept, self.hyper = optimizer, kept, hyper
-        self.names = [*optimizer.starts(**hyper)]
+        starts = optimizer.starts(**hyper)
+        self.names = [name for name in starts if name not in NUMBERS]
+        # Beside the step count.
+        self.numbers = {n: np.float32(s) for n, s in starts.items() if n in NUMBERS - {"step"}}
         self.planes: dict[str, tuple[np.ndarray, ...]] = {}
         self.count, self.index, self.size = 0, 0, p.numel()
         self.store("", kept.weight, to_numpy(p).ravel())
-        for name, start in optimizer.starts(**hyper).items():
-            begun = np.full(self.size, start or 0, np.float32)
+        for name in self.names:
+            begun = np.full(self.size, starts[name] or 0, np.float32)
             self.store(name, state_format(name, kept.bits), begun)
 
     def store(self, name: str, form: str, x: np.ndarray, r: np.ndarray | None = None) -> None:
@@ -94,7 +105,8 @@ class Model:
 
         first, *rest = self.planes[""]
         p.data.copy_(tensor(first, self.kept.dtype).view(p.shape))
-        state: dict[str, Tensor] = {"step": torch.zeros(())}
+        state = {"step": torch.zeros(())}
+        state.update({name: torch.tensor(number) for name, number in self.numbers.items()})
         if rest:
             state["master_low"] = torch.from_numpy(rest[0].copy()).view(p.shape)
         for name in self.names:
@@ -112,11 +124,12 @@ class Model:
         maximize = self.hyper.get("maximize", False)
         grad = to_numpy(g).ravel()
         given = passes.gradient(before, grad, factor=factor, maximize=maximize, **around)
-        states = {name: self.read(name) for name in self.names}
+        states = {name: self.read(name) for name in self.names} | self.numbers
         hyper = {**self.hyper, "maximize": False}
         if "maximize" not in self.hyper:
             del hyper["maximize"]
         p, new = self.optimizer.reference(before, given, states, step=self.count, **hyper)
+        self.numbers = {name: new[name] for name in self.numbers}
         signed = 0
         for name in self.names:
             form, kind, r = state_format(name, self.kept.bits), kind_of(name), None
@@ -148,6 +161,8 @@ class Model:
             same(state[name], codes, name)
             for plane in scales:
                 same(state[f"{name}_scale"], plane, f"{name}_scale")
+        for name, number in self.numbers.items():
+            assert state[name].item() == number
         assert state["step"].item() == self.count
 
 
@@ -170,9 +185,14 @@ def compact(
 ) -> tuple[torch.optim.Optimizer, list[Model]]:
     made = optimizer.ours(params, **hyper)
     group = made.param_groups[0]
-    group["rounding_seed"] = SEED
-    group["stochastic_rounding"] = kept.noisy
-    group["state_bits"] = None if kept.bits == 32 else kept.bits
+    masters = {"split16": 32, "rest16": 32, "split8": 24, "rest8": 24}
+    group.update(
+        state_bits=kept.bits,
+        min_8bit_size=1,
+        master_weight_bits=masters.get(kept.weight),
+        stochastic_rounding=kept.noisy,
+        rounding_seed=SEED,
+    )
     models = [Model(optimizer, kept, p, hyper) for p in params]
     for index, (p, model) in enumerate(zip(params, models, strict=True)):
         model.index = index
@@ -360,19 +380,6 @@ def test_what_does_not_fit_is_refused() -> None:
         KEPT[0],
     )
     refused("'exp_avg' has dtype float64", put("exp_avg", torch.ones(130).double()), KEPT[3])
-
-
-def test_noise_needs_a_step_count() -> None:
-    """A group with a seed has one begun, whatever its rule."""
-    p = parameter((130,), KEPT[0], seed=0)
-    made, _ = compact(optimizer_named("sgd"), KEPT[0], [p], momentum=0.9)
-    del made.state[p]["step"], made.param_groups[0]["rounding_seed"]
-    p.grad = values((130,), F32, seed=1)
-    with pytest.raises(RuntimeError, match="it has no state 'step'"):
-        made.step()
-    made.param_groups[0]["rounding_seed"] = SEED
-    made.step()
-    assert made.state[p]["step"].item() == 1
 
 
 def test_planes_that_share_memory_are_refused() -> None:

@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from support import ON_TRITON, Optimizer, assert_same_state, grads_for, parameter, params_of, run
+from support import (
+    NUMBERS,
+    ON_TRITON,
+    Optimizer,
+    assert_same_state,
+    grads_for,
+    parameter,
+    params_of,
+    run,
+)
 from torch import Tensor
 
 pytestmark = pytest.mark.parity
@@ -27,17 +36,18 @@ def misfit(p: Tensor, grad: Tensor) -> None:
 
 def set_state(made: torch.optim.Optimizer, make: Callable[[Tensor], Any]) -> None:
     state = made.state[params_of(made)[1]]
-    name = next((n for n in state if n != "step"), None)
+    name = next((n for n in state if n not in NUMBERS), None)
     if name is None:
         pytest.skip("no state without momentum")
     state[name] = make(state[name])
 
 
-def set_step(made: torch.optim.Optimizer, step: Any) -> None:
+def set_number(made: torch.optim.Optimizer, number: Any) -> None:
     state = made.state[params_of(made)[1]]
-    if "step" not in state:
+    names = [name for name in state if name in NUMBERS]
+    if not names:
         pytest.skip("SGD counts no steps")
-    state["step"] = step
+    state[names[-1]] = number
 
 
 def second(made: torch.optim.Optimizer) -> Tensor:
@@ -95,19 +105,19 @@ STATES: dict[str, tuple[Callable[[torch.optim.Optimizer], Any], str]] = {
         lambda o: set_state(o, lambda t: 3.0),
         r"its state '\w+' is a float, not a plain torch.Tensor",
     ),
-    "step of two": (
-        lambda o: set_step(o, torch.ones(2)),
-        r"its state 'step' has shape \(2,\).*one float32 or float64 number",
+    "number of two": (
+        lambda o: set_number(o, torch.ones(2)),
+        r"its state '\w+' has shape \(2,\).*one float32 or float64 number",
     ),
-    "step of bfloat16": (
-        lambda o: set_step(o, torch.ones((), dtype=torch.bfloat16)),
-        "its state 'step' has .*dtype bfloat16; it must be one float32 or float64 number",
+    "number of bfloat16": (
+        lambda o: set_number(o, torch.ones((), dtype=torch.bfloat16)),
+        r"its state '\w+' has .*dtype bfloat16; it must be one float32 or float64 number",
     ),
-    "step of integers": (
-        lambda o: set_step(o, torch.ones((), dtype=torch.int64)),
-        "its state 'step' has a dtype other than",
+    "number of integers": (
+        lambda o: set_number(o, torch.ones((), dtype=torch.int64)),
+        r"its state '\w+' has a dtype other than",
     ),
-    "a number as step": (lambda o: set_step(o, 3), "its state 'step' is a int"),
+    "not a tensor as number": (lambda o: set_number(o, 3), r"its state '\w+' is a int"),
 }
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from support import (
     ALL_DTYPES,
+    NUMBERS,
     Case,
     Optimizer,
     assert_same_bits,
@@ -40,9 +41,11 @@ def split(hyper: dict[str, Any], form: Callable[..., Any], cls: Any) -> dict[str
     return {k: v for k, v in group.items() if k in names and k not in flags}
 
 
-def begun(p: Tensor, start: float | None) -> Tensor | None:
+def begun(name: str, p: Tensor, start: float | None) -> Tensor | None:
     if start is None:
         return None
+    if name in NUMBERS:
+        return torch.tensor(start)
     return torch.full_like(p, complex(start, start) if p.is_complex() else start)
 
 
@@ -55,7 +58,7 @@ class Lists:
         self.params = [values(s, dtype, seed=i) for i, s in enumerate(SHAPES)]
         starts = optimizer.starts(**case.hyper)
         self.states: dict[str, list[Any]] = {
-            name: [begun(p, starts.get(name, 0.0)) for p in self.params]
+            name: [begun(name, p, starts.get(name, 0.0)) for p in self.params]
             for name in optimizer.functional_states
         }
         self.steps = [torch.tensor(0.0) for _ in self.params]
@@ -249,11 +252,11 @@ def test_the_core_counts_its_lists() -> None:
     """The compiled form reads no list beyond its end, whoever calls it."""
     one = [torch.ones(3)]
     group = fastopt.SGD([torch.ones(3)], lr=0.1, momentum=0.9).param_groups[0]
-    for grads, states, steps in [
+    for grads, states, carried in [
         ([], [one], []),
         (one, [], []),
         (one, [[]], []),
-        (one, [one], one),
+        (one, [one], [one]),
     ]:
         with pytest.raises(ValueError, match="for 1 parameters, as many gradients"):
-            _core.update("sgd", one, grads, states, steps, b"", group, False, None, 1)
+            _core.update("sgd", one, grads, states, carried, b"", group, False, None, 1)

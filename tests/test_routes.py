@@ -313,7 +313,7 @@ def test_meta_device(optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch) -> N
 def test_fused_on_a_device_without_fused_kernels(
     optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In torch's words, also of RMSprop, whose class in torch has no such argument."""
+    """In torch's words, also of classes that in torch have no such argument."""
     monkeypatch.delenv("FASTOPT_BACKEND", raising=False)
     errors = []
     for cls in (optimizer.ours, torch.optim.Adam):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from support import (
+    NUMBERS,
     ON_TRITON,
     Optimizer,
     assert_close_state,
@@ -72,21 +73,26 @@ def shifted_views() -> list[Tensor]:
 
 
 def shares_a_state(name: str | None = None) -> Callable[[Made], None]:
-    """The last parameter takes the first one's state of that name, or all but its step."""
+    """The last parameter takes the first one's state of that name, or all but its numbers."""
 
     def share(made: Made) -> None:
         first, *_, last = made.param_groups[0]["params"]
         for key, value in made.state[first].items():
-            if (key == name) if name else (key != "step"):
+            if (key == name) if name else (key not in NUMBERS):
                 made.state[last][key] = value
 
     return share
 
 
+def shares_numbers(made: Made) -> None:
+    first, *_, last = made.param_groups[0]["params"]
+    made.state[last] |= {k: t for k, t in made.state[first].items() if k in NUMBERS}
+
+
 def gradient_of_a_state(made: Made) -> None:
     first, *_, last = made.param_groups[0]["params"]
     for key, value in made.state[first].items():
-        if key != "step":
+        if key not in NUMBERS:
             last.grad = value
 
 
@@ -97,6 +103,7 @@ PROGRAMS: dict[str, tuple[Callable[[], list[Tensor]], Callable[[Made], None] | N
     "gradient of an earlier one": (gradient_of_an_earlier_one, None),
     "views that overlap": (shifted_views, None),
     "a step count of two": (apart, shares_a_state("step")),
+    "every number of two": (apart, shares_numbers),
     "an average of two": (apart, shares_a_state("ema")),
     "states of two": (apart, shares_a_state()),
     "gradient that is a state": (apart, gradient_of_a_state),
@@ -179,23 +186,24 @@ def own_gradient_shifted(made: Made, p: Tensor) -> str:
 
 
 def state_in_the_parameter(made: Made, p: Tensor) -> str:
-    names = [name for name in made.state[p] if name != "step"]
+    names = [name for name in made.state[p] if name not in NUMBERS]
     if not names:
         pytest.skip("no state without momentum")
     made.state[p][names[-1]] = p.detach()
     return f"its state '{names[-1]}' shares memory with the parameter"
 
 
-def step_in_the_gradient(made: Made, p: Tensor) -> str:
-    if "step" not in made.state[p]:
+def number_in_the_gradient(made: Made, p: Tensor) -> str:
+    names = [name for name in made.state[p] if name in NUMBERS]
+    if not names:
         pytest.skip("SGD counts no steps")
     assert p.grad is not None
-    made.state[p]["step"] = p.grad[3]
-    return "its state 'step' shares memory with its gradient"
+    made.state[p][names[-1]] = p.grad[3]
+    return f"its state '{names[-1]}' shares memory with its gradient"
 
 
 @pytest.mark.parametrize(
-    "make", [own_gradient, own_gradient_shifted, state_in_the_parameter, step_in_the_gradient]
+    "make", [own_gradient, own_gradient_shifted, state_in_the_parameter, number_in_the_gradient]
 )
 def test_within_a_parameter_it_is_refused(
     optimizer: Optimizer, make: Callable[[Made, Tensor], str]

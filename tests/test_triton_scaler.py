@@ -108,12 +108,15 @@ def test_scalars_on_the_device(rule: str) -> None:
     group |= {key: value for key, value in own.items() if key in group} | {"maximize": True}
     steps = [torch.tensor(0.0), torch.tensor(6.0), torch.tensor(99999.0, dtype=torch.float64)]
     steps.append(torch.tensor(3.0))
+    count = len(_core.carried(rule))
+    carried = [[step, *torch.full((count,), 0.75, dtype=torch.float64)][:count] for step in steps]
+    before = [[number.item() for number in of] for of in carried]
     lr = torch.tensor(0.25, dtype=torch.float64)
-    at = [step.data_ptr() | (step.dtype == torch.float64) for step in steps]
+    at = [[bucket.number_at(number) for number in of] for of in carried]
     hyper = [[-1.0, *flat(rule, group)]]
     hyper_at = [[0] * len(hyper[0])]
     hyper_at[0][1] = lr.data_ptr() | 1
-    names = _core.scalars(rule, group, 1.0)
+    names = _core.scalar_names(rule)
     out = torch.zeros(4, 1 + len(names), dtype=torch.float64)
     fresh = torch.tensor([1, 0, 0, 1], dtype=torch.int32)
     kernel.count_steps[(1,)](
@@ -130,15 +133,17 @@ def test_scalars_on_the_device(rule: str) -> None:
         None,
         SCALARS_OF=rules.RULES[rule].scalars,
         HYPER=len(hyper[0]) - 1,
-        COUNTS=True,
+        CARRIED=count,
         SCALER=0,
         BLOCK=bucket.COUNT_BLOCK,
     )
-    assert [step.item() for step in steps] == [1, 7, 100000, 3]
+    assert carried[3] == before[3]
     assert fresh.tolist() == [0, 0, 0, 1]
-    for i, step in enumerate((1.0, 7.0, 100000.0)):
-        expected = _core.scalars(rule, {**group, "lr": 0.25}, step, first=i == 0)
+    for i in range(3):
+        expected, left = _core.scalars(rule, {**group, "lr": 0.25}, before[i], first=i == 0)
         np.testing.assert_allclose(out[i], [-1.0, *expected.values()], rtol=1e-12)
+        np.testing.assert_allclose([number.item() for number in carried[i]], left, rtol=1e-12)
+        assert left[:1] == [step + 1 for step in before[i][:1]]
 
 
 def flat(rule: str, group: dict[str, Any]) -> list[float]:

@@ -28,7 +28,7 @@ inline int variant(const Hyper&) { return 0; }
 constexpr Rule kRule = {
     "adagrad",
     {"lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps"},
-    true,
+    {"step"},
     true,
     1,
     Numbers<variant>::of,

@@ -44,7 +44,7 @@ inline int variant(const Hyper& h) { return h.amsgrad != 0; }
 constexpr Rule kRule = {
     "adam",
     {"lr", {"betas", 2}, "eps", "weight_decay", "amsgrad", "decoupled_weight_decay", "eps_in_sqrt"},
-    true,
+    {"step"},
     false,
     2,
     Numbers<variant>::of,

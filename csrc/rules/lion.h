@@ -30,7 +30,7 @@ inline int variant(const Hyper&) { return 0; }
 constexpr Rule kRule = {
     "lion",
     {"lr", {"betas", 2}, "weight_decay"},
-    false,
+    {},
     false,
     1,
     Numbers<variant>::of,

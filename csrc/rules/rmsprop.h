@@ -35,7 +35,7 @@ constexpr Rule kRule = {
     "rmsprop",
     {"lr", "alpha", "eps", "weight_decay", "momentum", "centered", "decoupled_weight_decay",
      "eps_in_sqrt"},
-    true,
+    {"step"},
     false,
     4,
     Numbers<variant>::of,

@@ -2,11 +2,14 @@
 //
 // A rule is a header here, <name>.h, which list_rules.py finds, with a namespace <name> that holds:
 // a struct of `Hyper`parameters, doubles in the order of its keys; a struct of `Scalars`, doubles
-// computed from them once per group and step count; the table of its Python names, `kRule`; and
-// `All`, per state layout (`variant`) the update of one vector, `Update<V>`, which the loop calls
-// for every element type and tail. isa.cpp and isa_compact.cpp alone include these headers, once
-// per instruction set, and the first checks that structs and names agree: see simd/vec.h.
+// computed from them and from what the parameter carries, once per group and step count, by a
+// function of that name; the table of its Python names, `kRule`; and `All`, per state layout
+// (`variant`) the update of one vector, `Update<V>`, which the loop calls for every element type
+// and tail. isa.cpp and isa_compact.cpp alone include these headers, once per instruction set, and
+// the first checks that structs, functions and names agree: see simd/vec.h.
 #pragma once
+
+#include <utility>
 
 namespace fastopt {
 
@@ -14,6 +17,20 @@ constexpr int kMaxStates = 3;
 constexpr int kMaxVariants = 4;
 constexpr int kMaxHyper = 10;
 constexpr int kMaxScalars = 12;
+constexpr int kMaxCarried = 3;
+
+// A number that a parameter carries from step to step, kept in a 0-d tensor of this width.
+struct Carried {
+  double value;
+  bool wide;  // float64, else float32
+  // As the tensor holds it. One operation on float32 numbers has the same bits in double, then
+  // rounded, as in float32.
+  double rounded(double x) const { return wide ? x : double(float(x)); }
+  // In its own type, as torch does: float32 stops at 2**24.
+  void add(double x) { value = rounded(value + rounded(x)); }
+  void multiply(double x) { value = rounded(value * rounded(x)); }
+  bool operator==(const Carried& other) const { return value == other.value && wide == other.wide; }
+};
 
 struct Rule {
   struct Key {  // of a param group
@@ -34,15 +51,20 @@ struct Rule {
         : name(key), start(begins), kind(of) {}
     constexpr State(const char* key, Kind of) : State(key, "zeros", of) {}
   };
+  struct Carry {  // a number of the parameter's, in its state
+    const char* name;
+    double start;  // what it is before the first step
+    constexpr Carry(const char* key = nullptr, double begins = 0) : name(key), start(begins) {}
+  };
   const char* name;
   Key hyper[kMaxHyper + 1];
-  bool counts_steps;  // state["step"] exists
-  bool sparse;        // torch's own step takes sparse gradients
+  Carry carries[kMaxCarried + 1];  // "step", which counts from 0, then any others; or nothing
+  bool sparse;                     // torch's own step takes sparse gradients
   int variants;
   int (*variant)(const double* hyper);  // the state layout that these hyperparameters ask for
   State states[kMaxVariants][kMaxStates + 1];
-  // `step` counts from 1; `first` marks a state that has never been written.
-  void (*scalars)(const double* hyper, double step, bool first, double* out);
+  // Advances what is carried by one step; `first` marks a state that has never been written.
+  void (*scalars)(const double* hyper, Carried* carried, bool first, double* out);
   const char* scalar_names[kMaxScalars + 1];
 };
 
@@ -54,9 +76,10 @@ constexpr int length(const char* const* names) {
   while (names[count]) ++count;
   return count;
 }
-constexpr int length(const Rule::State* states) {
+template <class Named>
+constexpr int length(const Named* list) {
   int count = 0;
-  while (states[count].name) ++count;
+  while (list[count].name) ++count;
   return count;
 }
 
@@ -67,16 +90,26 @@ constexpr int hyper_numbers(const Rule& rule) {
   return count;
 }
 
-// A rule's functions of its hyperparameters by name, as functions of numbers in its order.
+// A rule's functions of its hyperparameters by name, as functions of numbers in its order. Scalars
+// are computed of the step to come, which counts from 1, and of references to the other numbers
+// that are carried, which the function advances.
 template <auto kOf>
 struct Numbers;
-template <class Scalars, class Hyper, Scalars (*kOf)(const Hyper&, double, bool)>
+template <class Scalars, class Hyper, class... More,
+          Scalars (*kOf)(const Hyper&, double, bool, More&...)>
 struct Numbers<kOf> {
-  static void of(const double* numbers, double step, bool first, double* out) {
+  static constexpr int kMore = sizeof...(More);
+  static void of(const double* numbers, Carried* carried, bool first, double* out) {
     Hyper hyper;
     __builtin_memcpy(&hyper, numbers, sizeof hyper);
-    const Scalars scalars = kOf(hyper, step, first);
+    carried->add(1);
+    const Scalars scalars = with(hyper, carried, first, std::make_integer_sequence<int, kMore>{});
     __builtin_memcpy(out, &scalars, sizeof scalars);
+  }
+  template <int... k>
+  static Scalars with(const Hyper& hyper, Carried* carried, bool first,
+                      std::integer_sequence<int, k...>) {
+    return kOf(hyper, carried->value, first, carried[1 + k]...);
   }
 };
 template <class Hyper, int (*kOf)(const Hyper&)>

@@ -30,7 +30,7 @@ inline int variant(const Hyper& h) { return h.momentum != 0; }
 constexpr Rule kRule = {
     "sgd",
     {"lr", "momentum", "dampening", "weight_decay", "nesterov", "decoupled_weight_decay"},
-    false,
+    {},
     true,
     2,
     Numbers<variant>::of,

@@ -1,1 +1,1 @@
-"""What updates tensors beside the compiled core: one package a backend, imported when needed."""
+"""What updates tensors: a module or package a backend; what is heavy is imported when needed."""

@@ -14,9 +14,13 @@ from typing import Any, ClassVar
 import torch
 from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]
 from torch.compiler import is_compiling
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim.optimizer import (
+    _device_dtype_check_for_fused,
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+)
 
-from .. import arguments
+from .. import _core, arguments
 from ..arguments import PASSES, Argument
 from ..composition import measures
 from ..plan import Plan
@@ -52,6 +56,11 @@ class FusedStep(Averages, Stepping):
         super().__init__(*args, **kwargs)
         self.defaults.update(own)
         arguments.adopt(self, own, [])
+        if own.get("fused"):  # as torch's classes that have it
+            if self.defaults["differentiable"]:
+                raise RuntimeError("`fused` does not support `differentiable`")
+            if self.defaults["foreach"]:
+                raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         arguments.check(self._arguments, param_group)
@@ -199,6 +208,11 @@ class FusedStep(Averages, Stepping):
 
     def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Torch's own step, without the hooks around it."""
+        if "fused" in self._arguments:  # checked as by torch's classes that have it
+            for group in self.param_groups:
+                for p in group["params"] if group["fused"] else ():
+                    if p.grad is not None and not self.state.get(p):
+                        _device_dtype_check_for_fused(p)
         step = super().step.__func__  # type: ignore[attr-defined]
         if getattr(step, "hooked", False):
             step = step.__wrapped__
@@ -263,6 +277,22 @@ class FusedStep(Averages, Stepping):
         return super().state_dict()
 
     state_dict.__doc__ = torch.optim.Optimizer.state_dict.__doc__
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # torch gives all tensors but `step` the parameter's dtype and device, and 16 bits are too
+        # few for a number. What is no tensor, as in old checkpoints, becomes one where torch's
+        # class keeps it.
+        carried = {name for name, _ in _core.carried(self._rule)} - {"step"}
+        if carried:
+            states = {key: dict(state) for key, state in state_dict["state"].items()}
+            for state in states.values():
+                for name in carried & state.keys():
+                    if isinstance(state[name], torch.Tensor):
+                        state[name] = state[name].item()
+            state_dict = {**state_dict, "state": states}
+        super().load_state_dict(state_dict)
+
+    load_state_dict.__doc__ = torch.optim.Optimizer.load_state_dict.__doc__
 
     def __getstate__(self) -> dict[str, Any]:
         self._refuse_inside_swap("a copy")

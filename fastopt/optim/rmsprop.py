@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
-from torch.optim.optimizer import _device_dtype_check_for_fused
 
-from ..arguments import DECOUPLED_WEIGHT_DECAY, EPS_IN_SQRT, PASSES, Argument
+from ..arguments import DECOUPLED_WEIGHT_DECAY, EPS_IN_SQRT, FUSED, PASSES
 from ._fused import FusedStep
 
 
@@ -56,25 +52,4 @@ class RMSprop(FusedStep, torch.optim.RMSprop):
     """
 
     _rule = "rmsprop"
-
-    _arguments = (
-        {"fused": Argument(None, "True, False or None", lambda x: x in (True, False, None))}
-        | DECOUPLED_WEIGHT_DECAY
-        | EPS_IN_SQRT
-        | PASSES
-    )
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.defaults["fused"] and self.defaults["differentiable"]:
-            raise RuntimeError("`fused` does not support `differentiable`")
-        if self.defaults["fused"] and self.defaults["foreach"]:
-            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-
-    def _torch_step(self, closure: Callable[[], Any] | None = None) -> Any:
-        # As Adam's does in torch, where RMSprop's knows no such argument.
-        for group in self.param_groups:
-            for p in group["params"] if group["fused"] else ():
-                if p.grad is not None and not self.state.get(p):
-                    _device_dtype_check_for_fused(p)
-        return super()._torch_step(closure)
+    _arguments = FUSED | DECOUPLED_WEIGHT_DECAY | EPS_IN_SQRT | PASSES

@@ -167,7 +167,7 @@ class Hazards(RuleBasedStateMachine):
         group = next(g for g in self.optimizer.param_groups if any(q is p for q in g["params"]))
         update = self.optimizer._rule
         names = [name for name, _ in _core.states(update, group)]
-        names += ["step"] * _core.counts_steps(update)
+        names += [name for name, _ in _core.carried(update)]
         names += ["ema"] * (group["ema_decay"] is not None)
         name = names[k % len(names)] if names else ""
         good = state.get(name)

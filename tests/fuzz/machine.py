@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from memory import Snapshot, parameters, plain
 from reference import Reference
-from support import ALL_DTYPES
+from support import ALL_DTYPES, NUMBERS
 from torch import Tensor
 from trial import Trial, Wrong
 
@@ -152,6 +152,11 @@ class Programs(Hazards):
     def through_torch(self) -> None:
         """A checkpoint of ours loads into torch's class, and one of torch's into ours."""
         reference = Reference(self.optimizer)
+        # torch rounds what a parameter carries, but for its step, as if it were a moment.
+        for p, state in reference.states.items():
+            for name in [name for name, _ in _core.carried(reference.name) if name != "step"]:
+                if p.is_floating_point() and name in state:
+                    state[name].copy_(state[name].to(p.dtype))
         groups = [{"params": group["params"]} for group in self.optimizer.param_groups]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a parameter listed twice
@@ -200,11 +205,11 @@ class Programs(Hazards):
 
     @rule(i=which, k=which, as_none=st.booleans())
     def lose_state(self, i: int, k: int, as_none: bool) -> None:
-        """What is missing begins anew; torch loads nothing that has no "step"."""
+        """What is missing begins anew; torch loads nothing that lacks a number."""
         state, name = self.state(i, k)
-        if as_none and name not in ("", "step", "ema"):
+        if as_none and name not in ("", *NUMBERS, "ema"):
             state[name] = None
-        elif name not in ("", "step"):
+        elif name not in ("", *NUMBERS):
             del state[name]
 
     @rule(i=which)
@@ -258,9 +263,9 @@ class Programs(Hazards):
         other = self.state(i, k + 1)[1]
         if what == "grad":
             p.grad = p.detach()
-        elif what == "states" and "step" not in (name, other) and name:
+        elif what == "states" and not {name, other} & NUMBERS and name:
             state[name] = state[other]
-        elif what == "state and grad" and name not in ("", "step") and p.grad is not None:
+        elif what == "state and grad" and name not in ("", *NUMBERS) and p.grad is not None:
             state[name] = p.grad
 
     @rule(i=which)

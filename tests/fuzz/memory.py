@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from support import NUMBERS
 from torch import Tensor
 
 WIDE = {torch.complex64: torch.complex128, torch.complex128: torch.complex128}
@@ -67,9 +68,9 @@ def sharing(tensors: list[Tensor]) -> bool:
 
 
 def streams(optimizer: torch.optim.Optimizer, p: Tensor) -> list[Tensor]:
-    """What the update of one parameter reads and writes, but for its step count."""
+    """What the update of one parameter reads and writes, but for its numbers."""
     state = optimizer.state.get(p, {})
-    return [t for t in (p, p.grad, *(state[k] for k in state if k != "step")) if plain(t)]
+    return [t for t in (p, p.grad, *(state[k] for k in state if k not in NUMBERS)) if plain(t)]
 
 
 def tangled(optimizer: torch.optim.Optimizer) -> bool:
@@ -80,9 +81,9 @@ def tangled(optimizer: torch.optim.Optimizer) -> bool:
 def apart(optimizer: torch.optim.Optimizer) -> bool:
     """Whether no memory is reached twice."""
     params = parameters(optimizer)
-    steps = [s["step"] for s in optimizer.state.values() if plain(s.get("step"))]
+    numbers = [s[k] for s in optimizer.state.values() for k in NUMBERS if plain(s.get(k))]
     return len(set(map(id, params))) == len(params) and not sharing(
-        [*chain.from_iterable(streams(optimizer, p) for p in params), *steps]
+        [*chain.from_iterable(streams(optimizer, p) for p in params), *numbers]
     )
 
 

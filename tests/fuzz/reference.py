@@ -102,9 +102,10 @@ class Reference:
             maximize=group["maximize"],
             l1=group["l1"],
         )
-        step = state.get("step", torch.zeros(()))
-        if _core.counts_steps(self.name):
-            state["step"] = step.add_(1) if "step" in state else step.add(1)
+        for name, start in _core.carried(self.name):
+            state.setdefault(name, torch.tensor(start))
+        if "step" in state:
+            state["step"].add_(1)
         hyper = {k: v for k, v in group.items() if k in self.hyper} | {"maximize": False}
         # What the first step begins without reading it, it reads in none of its group's turns.
         unread = {k for k, start in _core.states(self.name, group) if start is None} - had

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from memory import CLIPS, SHAKES, Copy, apart, parameters, plain
 from reference import number
-from support import discover
+from support import NUMBERS, discover
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -57,7 +57,7 @@ class Twin:
             if p.grad is not None:
                 twin.grad = copy(p.grad, role=1)
             self.torch.state[twin] = {
-                k: copy(v, exact=k == "step", role=2 + i) if plain(v) else v
+                k: copy(v, exact=k in NUMBERS, role=2 + i) if plain(v) else v
                 for i, (k, v) in enumerate(state.items())
             }
         for group, p in self.pairs:
@@ -68,8 +68,8 @@ class Twin:
                 if state.get(name) is None and start is not None:
                     state[name] = torch.zeros_like(copy(p), requires_grad=False)
                     real(state[name]).fill_(rounded(start, p.dtype))
-            if _core.counts_steps(rule):
-                state.setdefault("step", torch.zeros(()))
+            for name, begins in _core.carried(rule):
+                state.setdefault(name, torch.tensor(begins))
 
     def group(self, group: dict[str, Any], loop: bool) -> dict[str, Any]:
         known = self.torch.defaults
@@ -149,7 +149,7 @@ class Twin:
         twin = self.copy(p)
         states = self.torch.state.get(twin, {})
         known = {
-            k: t for k, t in states.items() if plain(t) and (k == "step" or t.shape == p.shape)
+            k: t for k, t in states.items() if plain(t) and (k in NUMBERS or t.shape == p.shape)
         }
         return {"parameter": twin.detach(), **known}
 
@@ -185,7 +185,7 @@ class Loop:
         for i, p in enumerate(parameters(optimizer)):
             ours = {"parameter": p, **optimizer.state.get(p, {})}
             for name, expected in self.exact.results(p).items():
-                steady = name in ("square_avg", "grad_avg", "exp_avg", "step")
+                steady = name in ("square_avg", "grad_avg", "exp_avg", *NUMBERS)
                 if (p in unsteady or not continuous) and not steady:
                     continue
                 if not p.numel() or p not in self.grads or (p.itemsize < 4 and not halves):
@@ -195,7 +195,7 @@ class Loop:
                         found.append(f"{name} of {i} is missing")
                     continue
                 got = real(ours[name].detach()).double()
-                if name == "step":
+                if name in NUMBERS:
                     far = got != expected
                 else:
                     far = self.far(p, got, expected, [t.results(p)[name] for t in self.shaken])

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from .rules import divide, lerp
+from .rules import divide, lerp, rounded
 
 # The interpreter cuts bfloat16 off where every GPU rounds to nearest even: see `narrow`.
 INTERPRETED = tl.constexpr(knobs.runtime.interpret)
@@ -35,7 +35,7 @@ TABLES = [
     "groups", "numbers", "factors", "begins", "sums",
 ]  # fmt: skip
 COUNTS_OF = [
-    "tensors", "grads", "steps", "groups", "fresh", "hyper", "hyper_at", "scalars", "found_inf",
+    "tensors", "grads", "carried", "groups", "fresh", "hyper", "hyper_at", "scalars", "found_inf",
     "unwritten", "begins",
 ]  # fmt: skip
 
@@ -266,9 +266,14 @@ def multi_tensor(
 
 
 @triton.jit
-def load_number(address, mask):
+def is_wide(address):
     # float32 or float64: told apart by the lowest bit, which no such address has.
-    wide = (address & 1) == 1
+    return (address & 1) == 1
+
+
+@triton.jit
+def load_number(address, mask):
+    wide = is_wide(address)
     address = address & -2
     narrow_at = address.to(tl.pointer_type(tl.float32))
     wide_at = address.to(tl.pointer_type(tl.float64))
@@ -276,17 +281,27 @@ def load_number(address, mask):
     return tl.where(wide, tl.load(wide_at, mask=mask & wide, other=0), as_float)
 
 
+@triton.jit
+def store_number(address, number, mask):
+    wide = is_wide(address)
+    address = address & -2
+    narrow_at = address.to(tl.pointer_type(tl.float32))
+    tl.store(narrow_at, number.to(tl.float32), mask=mask & ~wide)
+    tl.store(address.to(tl.pointer_type(tl.float64)), number, mask=mask & wide)
+
+
 @triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=COUNTS_OF)
 def count_steps(
-    tensors, grads, steps, groups, fresh, hyper, hyper_at, scalars, found_inf, unwritten, begins,
-    SCALARS_OF: tl.constexpr, HYPER: tl.constexpr, COUNTS: tl.constexpr, SCALER: tl.constexpr,
+    tensors, grads, carried, groups, fresh, hyper, hyper_at, scalars, found_inf, unwritten, begins,
+    SCALARS_OF: tl.constexpr, HYPER: tl.constexpr, CARRIED: tl.constexpr, SCALER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Count the steps of `tensors` tensors and write their rows of scalars, all in double.
 
-    steps: address of each step tensor; fresh: 1 where the states have never been written; groups:
-    which group each is in. hyper: [sign, hyperparameters...] a group; hyper_at: the address of each
-    one that is a tensor on the device, else 0. A skipped or absent update counts nothing.
+    carried: addresses of the CARRIED numbers of each, its step first, which are advanced. fresh: 1
+    where the states have never been written; groups: which group each is in. hyper: [sign,
+    hyperparameters...] a group; hyper_at: the address of each one that is a tensor on the device,
+    else 0. A skipped or absent update counts nothing.
     unwritten: 1 where the average has never been written, then this step's copy of it; or None.
     """
     tensor = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -296,16 +311,15 @@ def count_steps(
         end = tl.where(tl.load(found_inf) != 0, 0, tensors)
     live = (tensor < end) & (tl.load(grads + tensor, mask=mask, other=0) != 0)
     step = tl.zeros([BLOCK], tl.float64)
-    if COUNTS:
-        address = tl.load(steps + tensor, mask=mask, other=0)
-        wide = (address & 1) == 1
-        # Counted in its own type, as torch does: float32 stops at 2**24.
-        step = load_number(address, live) + 1
-        step = tl.where(wide, step, step.to(tl.float32).to(tl.float64))
-        address = address & -2
-        narrow_at = address.to(tl.pointer_type(tl.float32))
-        tl.store(narrow_at, step.to(tl.float32), mask=live & ~wide)
-        tl.store(address.to(tl.pointer_type(tl.float64)), step, mask=live & wide)
+    addresses, more = (), ()
+    for k in tl.static_range(CARRIED):
+        address = tl.load(carried + tensor * CARRIED + k, mask=mask, other=0)
+        number = load_number(address, live)
+        addresses = addresses + (address,)  # noqa: RUF005
+        if k == 0:
+            step = rounded(number + 1, is_wide(address))
+        else:
+            more = more + ((number, is_wide(address)),)  # noqa: RUF005
     first = tl.load(fresh + tensor, mask=mask, other=0)
     tl.store(fresh + tensor, tl.zeros_like(first), mask=live)
     if unwritten is not None:
@@ -318,7 +332,13 @@ def count_steps(
         given = tl.load(hyper + group + 1 + k, mask=mask, other=0)
         at = tl.load(hyper_at + group + 1 + k, mask=mask, other=0)
         numbers = numbers + (tl.where(at == 0, given, load_number(at, mask & (at != 0))),)  # noqa: RUF005
-    values = SCALARS_OF(numbers, step, first.to(tl.float64))
+    # Of a rule that carries more than its step, what the other numbers become comes first.
+    if CARRIED > 1:
+        advanced, values = SCALARS_OF(numbers, step, first.to(tl.float64), more)
+    else:
+        advanced, values = (), SCALARS_OF(numbers, step, first.to(tl.float64))
+    for k in tl.static_range(CARRIED):
+        store_number(addresses[k], step if k == 0 else advanced[k - 1], live)
     out = scalars + tensor * (1 + len(values))
     tl.store(out, tl.load(hyper + group, mask=mask, other=0), mask=mask)
     for k in tl.static_range(len(values)):

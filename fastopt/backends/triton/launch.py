@@ -65,7 +65,7 @@ class Launch:
         self._slots: list[Slot] = []
         self._left_out: Tensor | None = None  # not 0 where the last step was
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
-        self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # steps of the host: each, on the device
+        self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # numbers of the host, on the device
         self._names = [tuple(name for name, _ in _core.states(rule, group)) for group in groups]
         self._switches = [switches(group) for group in groups]
         devices: list[torch.device] = []
@@ -76,11 +76,11 @@ class Launch:
                 continue
             devices.append(param.device)
             if index in layers:
-                slot = self._slot(index, g, param, optimizer.state[param])
+                slot = self._slot(index, g, param, optimizer.state.get(param, {}))
                 slot.first, slot.begins = bool(first[index]), bool(begins[index])
                 slot.layer = layers[index]
                 self._slots.append(slot)
-        # Steps that parameters share are counted on the device, where launches are in order; and
+        # Numbers that parameters share are advanced on the device, where launches are in order; and
         # gradients that share memory are cleared at the end: another parameter may yet read them.
         self._shares = any(layers.values())
         self._clears: list[bool] = []
@@ -121,8 +121,8 @@ class Launch:
     def _slot(self, index: int, g: int, param: Tensor, kept: dict[str, Any]) -> Slot:
         names = self._names[g] + ("ema",) * self._switches[g].AVERAGES
         states = [kept[name] for name in names]
-        step = kept["step"] if _core.counts_steps(self._rule) else None
-        slot = Slot(index, g, param, kept, states, names, step, first=False)
+        carried = [kept[name] for name, _ in _core.carried(self._rule)]
+        slot = Slot(index, g, param, kept, states, names, carried, first=False)
         assert param.grad is not None  # or it has no layer
         prepare(slot, param.grad)
         return slot
@@ -137,7 +137,7 @@ class Launch:
             or skips
             or self._shares
             or any(counts_on_device(self._rule, groups[g]) for g in {s.group for s in slots})
-            or any(s.step is not None and s.step.device.type != "cpu" for s in slots)
+            or any(number.device.type != "cpu" for slot in slots for number in slot.carried)
             or any(map(freshness.known, (s for slot in slots for s in slot.states)))
         )
         if counts and RULES[self._rule].scalars is None:
@@ -149,15 +149,19 @@ class Launch:
             )
         if counts:
             for slot in slots:
-                if slot.step is not None and slot.step.device != device:
-                    if id(slot.step) not in self._moved:  # parameters that share it go on doing so
-                        moved = constant(slot.step.detach().numpy(), device)
-                        self._moved[id(slot.step)] = (slot.step, moved)
-                    slot.step = slot.kept["step"] = self._moved[id(slot.step)][1]
+                for k, (name, _) in enumerate(_core.carried(self._rule)):
+                    slot.carried[k] = slot.kept[name] = self._on_device(slot.carried[k], device)
         with self._on(device):
             return Bucket(
                 self._rule, variant, slots, groups, counts, self._unscales, passes, self._passes
             )
+
+    def _on_device(self, number: Tensor, device: torch.device) -> Tensor:
+        if number.device == device:
+            return number
+        if id(number) not in self._moved:  # parameters that share it go on doing so
+            self._moved[id(number)] = number, constant(number.detach().numpy(), device)
+        return self._moved[id(number)][1]
 
     @staticmethod
     def _on(device: torch.device) -> Any:
@@ -170,7 +174,7 @@ class Launch:
         for bucket in self.buckets:
             index = bucket.slots[0].index
             if capturing(bucket.device):
-                if not bucket.counts and _core.counts_steps(self._rule):
+                if not bucket.counts and _core.carried(self._rule):
                     return index, (
                         "a CUDA graph captures its step, but capturable is False in its param "
                         "group: construct the optimizer with capturable=True"

@@ -6,7 +6,9 @@ come in the order of that file's `scalar_names`. Options that switch a term are 
 one compiled kernel serves them all; options that add a stream are the VARIANT, numbered as there.
 
 A new rule is one update function and one line in RULES. Its `scalars` function is needed only for
-`capturable=True` and GradScaler, where no host knows the step.
+`capturable=True` and GradScaler, where no host knows the step. Of a rule whose parameters carry
+other numbers too, it is given these, each with whether it is float64, and returns what they become
+before the scalars.
 """
 
 from __future__ import annotations
@@ -133,6 +135,28 @@ def lion(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def nadam(p, g, states, scalars, VARIANT: tl.constexpr):
+    (
+        decay,
+        weight_decay,
+        lerp_weight,
+        beta2,
+        square_weight,
+        correction,
+        grad_size,
+        avg_size,
+        eps,
+    ) = scalars
+    p = p * decay
+    g = decayed(g, p, weight_decay)
+    exp_avg = lerp(states[0], g, lerp_weight)
+    exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[1])
+    denom = root(divide(exp_avg_sq, correction)) + eps
+    p = p - divide(grad_size * g, denom)
+    return p - divide(avg_size * exp_avg, denom), (exp_avg, exp_avg_sq)
+
+
+@triton.jit
 def power(base, count):
     # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
     # stays under 1e-13, which float32 scalars round away but for about one in a million.
@@ -143,6 +167,12 @@ def power(base, count):
         base = base * base
         exponent = exponent >> 1
     return result
+
+
+@triton.jit
+def rounded(x, wide):
+    # As its tensor holds it: float32 stops counting at 2**24, in torch as here.
+    return tl.where(wide, x, x.to(tl.float32).to(tl.float64))
 
 
 @triton.jit
@@ -192,6 +222,27 @@ def lion_scalars(hyper, step, first):
     return 1 - lr * weight_decay, lr, beta1, 1 - beta1, beta2, 1 - beta2
 
 
+@triton.jit
+def nadam_momentum(beta1, momentum_decay, step):
+    # 0.96**x by its logarithm: x is no integer.
+    return beta1 * (1 - 0.5 * tl.exp(step * momentum_decay * -0.040821994520255166))
+
+
+@triton.jit
+def nadam_scalars(hyper, step, first, more):
+    lr, beta1, beta2, eps, weight_decay, momentum_decay, decoupled = hyper
+    mu_product, wide = more[0]
+    decay, weight_decay = decay_of(lr, weight_decay, decoupled)
+    mu = nadam_momentum(beta1, momentum_decay, step)
+    mu_next = nadam_momentum(beta1, momentum_decay, step + 1)
+    mu_product = rounded(mu_product * rounded(mu, wide), wide)
+    grad_size = lr * (1 - mu) / (1 - mu_product)
+    avg_size = lr * mu_next / (1 - mu_product * mu_next)
+    correction = 1 - power(beta2, step)
+    sizes = (1 - beta1, beta2, 1 - beta2, correction, grad_size, avg_size, eps)
+    return (mu_product,), (decay, weight_decay) + sizes  # noqa: RUF005
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -204,5 +255,6 @@ RULES = {
     "sgd": Rule(sgd, sgd_scalars),
     "adam": Rule(adam, adam_scalars),
     "lion": Rule(lion, lion_scalars),
+    "nadam": Rule(nadam, nadam_scalars),
     "rmsprop": Rule(rmsprop, rmsprop_scalars),
 }

@@ -25,7 +25,7 @@ class Slot:
     kept: dict[str, Any]  # its dict in optimizer.state
     states: list[Tensor]
     names: tuple[str, ...]
-    step: Tensor | None
+    carried: list[Tensor]  # the numbers beside its states, its step count first
     first: bool  # the states have never been written
     begins: bool = False  # nor has the average, which is then the last of the states
     layer: int = 0  # launched after lower layers, which share its memory
