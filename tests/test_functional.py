@@ -302,14 +302,8 @@ def test_compact_formats(optimizer: Optimizer, formats: dict[str, Any]) -> None:
             named["master_lows"] = [of["master_low"] for of in kept]
         if not counts_steps(form):
             named["state_steps"] = [of["step"] for of in kept]
-        form(
-            lists,
-            [p.grad for p in params],
-            *given,
-            **split(hyper, form, optimizer.ours),
-            **named,
-            **formats,
-        )
+        said = split(hyper, form, optimizer.ours) | named | formats
+        form(lists, [p.grad for p in params], *given, **said)
         for p, mine, of in zip(params, lists, kept, strict=True):
             assert_same_bits(p.detach(), mine)
             for name, t in ours.state[p].items():
