@@ -147,6 +147,8 @@ class Plan:
         self._rest = "torch" in backends
         devices = {param.device for _, param in parameters(optimizer)}
         # Else the norm spans backends or devices, and torch's own passes are taken.
+        # What an edit from outside makes the correction of stale.
+        self.corrected = [p for group, p in parameters(optimizer) if group["master_weight_bits"]]
         self._fuses = self._on_cpu or (backends == {"triton"} and len(devices) == 1)
         self._composes = not self._fuses and any(map(passes_on, optimizer.param_groups))
         self._on_device = backends == {"triton"} and not self._composes

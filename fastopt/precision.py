@@ -9,6 +9,7 @@ in `master_low`.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -179,3 +180,24 @@ def weight(param: Tensor, state: dict[str, Any]) -> Tensor:
     ]
     numbers = torch.from_numpy(_core.decode(form, planes[0], planes[1], param.numel()))
     return torch.empty_like(param, dtype=torch.float32).copy_(numbers.view(param.shape))
+
+
+# ---- what it weighs ----
+def bytes_of(group: dict[str, Any], param: Tensor, rule: str) -> dict[str, int]:
+    """Bytes that training a parameter takes, by kind: what its states will be is counted, not what
+    they now are.
+    """
+    count, own = param.numel(), param.element_size()
+    found = {"weights": count * own, "gradients": count * own}
+    if bits := group.get("master_weight_bits"):
+        found[LOW] = count * CORRECTIONS[bits].itemsize
+    dtype = dtype_of(group, param)
+    for name, _ in _core.states(rule, group):
+        found[name] = count * (own if dtype is None else dtype.itemsize)
+        if dtype == torch.uint8:
+            found[name] += math.prod(blocks(param))
+    if group["ema_decay"] is not None:
+        found["ema"] = count * own
+    if numbers := _core.carried(rule, group):
+        found["numbers"] = 4 * len(numbers)
+    return found
