@@ -113,11 +113,14 @@ def portable(optimizer: Stepping, own: set[str]) -> dict[str, Any]:
     names = {name for variant in _core.variants(rule) for name in variant}
     names |= {name for name, _ in _core.carried(rule)}
     states: dict[Any, dict[str, Any]] = {}
+    kinds = {
+        key: _core.kinds(rule, group) for group in found["param_groups"] for key in group["params"]
+    }
     for key, state in found["state"].items():
         plain = states[key] = {name: state[name] for name in state if name in names}
         for name, value in plain.items():
             if (scale := state.get(name + SCALE)) is not None:
-                plain[name] = precision.decoded(value, scale, rule, name)
+                plain[name] = precision.decoded(value, scale, kinds[key][name])
             elif isinstance(value, Tensor) and value.dtype in HALVES:
                 plain[name] = value.float()
     groups = [

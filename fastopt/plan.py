@@ -105,11 +105,12 @@ def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
             if name not in state:
                 dtype = torch.float64 if wide else torch.float32
                 created[name] = torch.full((), number, dtype=dtype)
+        kinds = _core.kinds(rule, group)
         for name, start in _core.states(rule, group):
             found = state.get(name)
             if found is None:
                 fresh[index] |= start is None
-                created |= precision.new_state(group, param, rule, name, start)
+                created |= precision.new_state(group, param, kinds[name], name, start)
             elif isinstance(found, Tensor) and found.layout != torch.strided:
                 # As torch's own step leaves a momentum buffer after a sparse gradient.
                 reason = f"its state {name!r} has layout {found.layout}, but its gradient is dense"

@@ -1,5 +1,5 @@
 """Compact formats as a user asks for them: arguments, the states that follow, changes of mind,
-edits from outside, long runs, bytes. The bits of a step: test_compact.py; saving: test_checkpoints.py.
+edits from outside, long runs, bytes. A step's bits: test_compact.py; saving: test_checkpoints.py.
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ def test_states_of(optimizer: Optimizer) -> None:
         made = optimizer.ours([p], **optimizer.strongest, state_bits=bits, master_weight_bits=32)
         made.step()
         state = made.state[p]
-        for name, _ in fastopt._core.states(made._rule, made.param_groups[0]):
-            assert state[name].dtype == dtype, name
-            assert (f"{name}_scale" in state) == (bits == 8), name
+        for name, kind in fastopt._core.kinds(made._rule, made.param_groups[0]).items():
+            assert state[name].dtype == (F32 if kind == "exact" else dtype), name
+            assert (f"{name}_scale" in state) == (bits == 8 and kind != "exact"), name
         assert state[LOW].dtype == torch.int16
         assert starts.keys() - state.keys() == set()
 
@@ -134,25 +134,24 @@ def test_a_change_of_mind(optimizer: Optimizer) -> None:
     p = parameter(64, 64, dtype=BF16)
     made = optimizer.ours([p], **optimizer.strongest, state_bits=32, master_weight_bits=32)
     step(made, p)
-    group, states = made.param_groups[0], fastopt._core.states(made._rule, made.param_groups[0])
-    names = [name for name, _ in states]
+    group = made.param_groups[0]
+    kinds = fastopt._core.kinds(made._rule, group)
     group["lr"] = 0.0
     if "betas" in group:
         group["betas"] = (1 - 1e-9, 1 - 1e-9)
-    before = {name: made.state[p][name].clone() for name in names}
     low = made.state[p][LOW].clone()
     for bits, masters, dtype in ((8, 24, torch.uint8), (None, None, BF16), (16, 32, BF16)):
         group.update(state_bits=bits, master_weight_bits=masters)
         p.grad = torch.zeros_like(p)
         made.step()
-        for name in names:
-            assert made.state[p][name].dtype == dtype
-            assert (f"{name}_scale" in made.state[p]) == (bits == 8)
+        for name, kind in kinds.items():
+            exact = kind == "exact"
+            assert made.state[p][name].dtype == (F32 if exact else dtype)
+            assert (f"{name}_scale" in made.state[p]) == (bits == 8 and not exact)
         if masters is None:
             assert LOW not in made.state[p]
         elif masters == 24:
             assert (made.state[p][LOW].int() - low.int() / 256).abs().max() <= 1
-    assert before.keys() == set(names)
 
 
 def test_groups_of_different_formats() -> None:
@@ -303,10 +302,7 @@ def test_spikes_do_not_grow_updates() -> None:
             p.grad = g.clone()
             optimizer.step()
         moves.append(
-            [
-                (p.detach() - b).abs().max().item()
-                for p, b in zip((compact, plain), before, strict=True)
-            ]
+            [(p.detach() - b).abs().max().item() for p, b in zip(params, before, strict=True)]
         )
     assert all(coded <= 1.5 * exact + 1e-9 for coded, exact in moves)
 
