@@ -136,6 +136,8 @@ def converted(
         value, scale = state.get(name), state.get(name + SCALE)
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             continue
+        if value.shape != param.shape:
+            continue  # the step says so
         if scale is None:
             if dtype == torch.uint8 and value.dtype != torch.uint8:
                 changed |= encoded(value, param, kind, name)
@@ -149,7 +151,7 @@ def converted(
         changed[LOW] = torch.zeros_like(param, dtype=wanted, requires_grad=False)
     elif low is not None and wanted is None:
         changed[LOW] = None
-    elif low is not None and wanted is not None and low.dtype != wanted:
+    elif low is not None and wanted is not None and {low.dtype, wanted} == {*CORRECTIONS.values()}:
         # An int16 counts 2^-16 of a bfloat16's last place, but 2^-15 of a float16's; an int8 2^-8.
         unit = 256 if param.dtype == torch.bfloat16 else 128
         wide = low.float() / unit if wanted == torch.int8 else low.float() * unit
