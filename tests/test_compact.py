@@ -371,11 +371,6 @@ def test_what_does_not_fit_is_refused() -> None:
     refused("'exp_avg' has shape", put("exp_avg", torch.ones(64, dtype=byte)))
     refused("'master_low' has shape", put("master_low", torch.ones(64, dtype=torch.int8)))
     refused("'master_low' has dtype uint8", put("master_low", torch.ones(130, dtype=byte)))
-    refused(
-        "'master_low' is the correction of a 16-bit",
-        put("master_low", torch.ones(130, dtype=torch.int8)),
-        KEPT[0],
-    )
     wide = Kept("float32", torch.float64, 8)
     refused("its gradient has dtype float64; beside compact", lambda state: None, wide)
 

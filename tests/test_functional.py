@@ -308,3 +308,23 @@ def test_compact_formats(optimizer: Optimizer, formats: dict[str, Any]) -> None:
             assert_same_bits(p.detach(), mine)
             for name, t in ours.state[p].items():
                 assert torch.equal(of[name], t), name
+
+
+def test_corrections_of_what_has_none() -> None:
+    p, low = torch.ones(64), torch.ones(64, dtype=torch.int8)
+    with pytest.raises(RuntimeError, match="'master_low' is the correction of a 16-bit parameter"):
+        fastopt.functional.sgd(
+            [p],
+            [torch.ones(64)],
+            [None],
+            weight_decay=0.0,
+            momentum=0.0,
+            lr=0.1,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            master_weight_bits=24,
+            master_lows=[low],
+            state_steps=[torch.zeros(())],
+        )
+    assert torch.equal(p, torch.ones(64))
