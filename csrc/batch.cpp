@@ -103,6 +103,7 @@ void Batch::add(const Member& member) {
   entry.stream_count = streams;
   entry.group = member.group;
   entry.index = member.index;
+  entry.team = member.shard.team;
   entry.first = member.first;
   entry.compact = member.compact ? add_compact(member) : -1;
   entry.begins = member.begins && passes.average && !member.compact;

@@ -35,12 +35,13 @@ class Batch {
   bool skips_nonfinite() const { return skips_nonfinite_; }
   bool tracks_stats() const { return tracks_stats_; }
 
-  struct Norm {
-    double value;
-    bool finite;  // false where any gradient has a NaN or an infinity
+  struct Squares {
+    std::vector<double> sums;  // of all gradients of a team
+    bool finite;               // false where any gradient has a NaN or an infinity
   };
+  Squares measure(int threads, int teams);
   // The L2 norm of all gradients together, unscaled; sets what they are clipped by.
-  Norm measure(int threads);
+  double clip(double square_sum);
 
   // Count the steps and update every parameter: all at once, or, where they share memory, one after
   // the other. Writes memory; touches no Python object.
@@ -75,6 +76,7 @@ class Batch {
     int advanced;  // in advanced_
     int group;
     int index;
+    int team;
     bool first, begins;
     char* numbers[kMaxCarried];  // that it carries: where they are
     int64_t first_sum;           // in sums_, where statistics are tracked
@@ -85,6 +87,7 @@ class Batch {
     CompactKernel kernel;
     CompactRun run;  // all of it
     uint64_t seed;
+    Shard shard;
     bool flat;
     View views[kMaxStreams], low;  // where it is not flat
   };

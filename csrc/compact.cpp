@@ -42,9 +42,9 @@ int Batch::add_compact(const Member& member) {
   Compact& of = compacts_.emplace_back();
   of.kernel = kernels_->compact[group.rule][group.hyper.variant];
   of.seed = group.rounding_seed;
+  of.shard = member.shard;
   of.flat = member.flat;
   of.run.count = member.views[0].numel;
-  of.run.element = 0;
   of.run.begins = member.begins && group.passes.average;
   for (int k = 0; k < group.streams; ++k) {
     const bool two = member.has_second(k);
@@ -67,8 +67,10 @@ void Batch::update_compact(const Entry& entry, int64_t begin, int64_t end, doubl
   CompactRun run = of.run;
   run.sums = sums;
   for (int64_t at = begin, stop; at < end; at = stop) {
-    run.element = of.run.element + uint64_t(at);
+    const int64_t row = of.shard.run ? at / of.shard.run : 0, column = at - row * of.shard.run;
+    run.element = of.shard.first + uint64_t(row * of.shard.stride + column);
     stop = std::min(end, at + int64_t(kPerKey - run.element % kPerKey));
+    if (of.shard.run) stop = std::min(stop, at - column + of.shard.run);
     if (!of.flat) stop = std::min(stop, at + kGather);
     run.count = stop - at;
     for (int w = 0; w < kWords; ++w) {

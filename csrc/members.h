@@ -31,11 +31,21 @@ inline void store(const Carried& number, void* at) {
   }
 }
 
+// What part of its parameter a process holds: elements by runs of `run` (0: all in one), that
+// follow one another in the whole's row-major order from `first` on at a distance of `stride`; and
+// which processes hold the rest: those of a number sum up alike.
+struct Shard {
+  uint64_t first = 0;
+  int64_t run = 0, stride = 0;
+  int team = 0;
+};
+
 // A parameter with its tensors, borrowed: what every backend's share of a step is made of.
 struct Member {
   int index;  // over all groups, as in messages and stats()
   int group;
   const Group* of;
+  Shard shard;
   // Its streams: parameter, gradient, states, the moving average; then the numbers it carries.
   PyObject* tensors[kMaxTensors];
   unsigned seconds = 0;  // a bit for each stream that has a second plane:

@@ -87,6 +87,7 @@ void register_step(py::module_& m) {
   m.attr("dtypes") =
       py::cast(std::vector<std::string>(std::begin(kDtypeNames), std::end(kDtypeNames)));
   py::register_exception<Refused>(m, "Refused", PyExc_RuntimeError);
+  m.def("bind_shards", bind_shards, "dtensor"_a);
   m.def(
       "memory_of",
       [](const py::object& object) -> py::object {
@@ -100,15 +101,20 @@ void register_step(py::module_& m) {
                const std::optional<Rows::Int64s>&>(),
       "rule"_a, "params"_a, "grads"_a.noconvert(), "scalars"_a.noconvert() = py::none(),
       "hyper"_a.noconvert() = py::none(), "hyper_at"_a.noconvert() = py::none());
+  py::class_<Shard>(m, "Shard")
+      .def(py::init<uint64_t, int64_t, int64_t, int>(), "first"_a, "run"_a, "stride"_a, "team"_a);
   py::class_<Plan>(m, "Plan")
       .def(py::init<const std::string&, const py::list&, const py::dict&,
                     const std::vector<std::string>&, const std::string&, const std::string&,
-                    const std::vector<Rows*>&, const std::optional<Plan::Doubles>&>(),
+                    const std::vector<Rows*>&, const std::optional<Plan::Doubles>&,
+                    const std::vector<Shard>&>(),
            "rule"_a, "groups"_a, "state"_a, "backends"_a, "first"_a, "begins"_a,
-           "rows"_a = py::list(), "passes"_a.noconvert() = py::none(), py::keep_alive<1, 8>())
+           "rows"_a = py::list(), "passes"_a.noconvert() = py::none(), "shards"_a = py::list(),
+           py::keep_alive<1, 8>())
       .def("layers", &Plan::layers, "groups"_a, "state"_a, "grad_scale"_a = py::none())
       .def("step", &Plan::step, "groups"_a, "state"_a, "threads"_a, "grad_scale"_a = py::none(),
-           "check"_a = py::none(), "rest"_a = py::none(), "launch"_a = py::none())
+           "check"_a = py::none(), "agree"_a = py::none(), "rest"_a = py::none(),
+           "launch"_a = py::none())
       .def_property_readonly("grad_norm", &Plan::grad_norm)
       .def("stats", [](const Plan& plan) {
         std::vector<std::tuple<int, double, double, double>> list;

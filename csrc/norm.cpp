@@ -8,9 +8,9 @@
 
 namespace fastopt {
 
-// Blocks are summed in any order and by any thread; then all sums in the order of the parameters,
-// again by halving, so that no rounding is left to chance.
-Batch::Norm Batch::measure(int threads) {
+// Blocks are summed in any order and by any thread; then all sums of a team in the order of the
+// parameters, again by halving, so that no rounding is left to chance.
+Batch::Squares Batch::measure(int threads, int teams) {
   int64_t blocks = 0, total = 0;
   block_ends_.clear();
   for (const Entry& entry : entries_) {
@@ -22,20 +22,35 @@ Batch::Norm Batch::measure(int threads) {
   parallel(useful_threads(total, threads), [&](int64_t rank, int64_t size) {
     if (!measure_share(blocks * rank / size, blocks * (rank + 1) / size)) finite = false;
   });
-  double sum[kNormBlock] = {};
-  for (int64_t i = 0; i < blocks; ++i) sum[i % kNormBlock] += square_sums_[i];
-  for (int half = kNormBlock / 2; half >= 1; half /= 2) {
-    for (int i = 0; i < half; ++i) sum[i] += sum[i + half];
+  Squares squares{{}, finite};
+  for (int team = 0; team < teams; ++team) {
+    double sum[kNormBlock] = {};
+    int64_t block = 0, place = 0;
+    for (size_t i = 0; i < entries_.size(); ++i) {
+      const bool counts = entries_[i].team == team;
+      for (; block < block_ends_[i]; ++block) {
+        if (counts) sum[place++ % kNormBlock] += square_sums_[block];
+      }
+    }
+    for (int half = kNormBlock / 2; half >= 1; half /= 2) {
+      for (int i = 0; i < half; ++i) sum[i] += sum[i + half];
+    }
+    squares.sums.push_back(sum[0]);
   }
-  double norm = std::sqrt(sum[0]);
+  return squares;
+}
+
+double Batch::clip(double square_sum) {
+  double norm = std::sqrt(square_sum);
   for (Shared& group : groups_) {
     Passes& passes = group.passes;
-    if (passes.unscale) norm = std::sqrt(sum[0]) / passes.grad_scale;  // one scale for all groups
+    if (passes.unscale)
+      norm = std::sqrt(square_sum) / passes.grad_scale;  // one scale for all groups
     // As torch.nn.utils.clip_grad_norm_; NaN stays NaN.
     const double factor = passes.max_grad_norm / (norm + 1e-6);
     if (passes.clip_norm) passes.clip_factor = factor > 1 ? 1 : factor;
   }
-  return {norm, finite};
+  return norm;
 }
 
 // The blocks [from, to) of the norm.

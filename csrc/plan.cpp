@@ -3,6 +3,9 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <tuple>
+
 #include "dispatch.h"
 
 namespace py = pybind11;
@@ -23,14 +26,15 @@ void increment_versions(const py::list& params) {
 Plan::Plan(const std::string& rule, const py::list& groups, const py::dict& state,
            const std::vector<std::string>& backends, const std::string& first,
            const std::string& begins, const std::vector<Rows*>& rows,
-           const std::optional<Doubles>& passes)
-    : roster_(find_rule(rule), groups, state, backends, first, begins),
+           const std::optional<Doubles>& passes, const std::vector<Shard>& shards)
+    : roster_(find_rule(rule), groups, state, backends, first, begins, shards),
       rows_(rows),
       row_of_(roster_.size()),
       passes_(passes) {
   for (Rows* of : rows_) {
     for (size_t i = 0; i < of->size(); ++i) row_of_.at(size_t(of->index(i))) = {of, i};
   }
+  for (const Shard& shard : shards) teams_ = std::max(teams_, shard.team + 1);
   if (passes && passes->size() != py::ssize_t(groups.size()) * kPassNumbers) {
     throw std::invalid_argument("Plan: a table of passes of the wrong size");
   }
@@ -95,7 +99,7 @@ py::tuple Plan::layers(const py::list& groups, const py::dict& state,
 
 py::object Plan::step(const py::list& groups, const py::dict& state, int threads,
                       std::optional<double> grad_scale, const py::object& check,
-                      const py::object& rest, const py::object& launch) {
+                      const py::object& agree, const py::object& rest, const py::object& launch) {
   const Running running(*this);
   grad_norm_.reset();
   const py::object changed =
@@ -112,13 +116,18 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
   }
   // Where there are launches too, the norm is theirs, or torch's: nothing here has passes.
   if (batch_.needs_norm() && launch.is_none()) {
-    Batch::Norm norm;
+    Batch::Squares squares;
     {
       py::gil_scoped_release unlocked;
-      norm = batch_.measure(threads);
+      squares = batch_.measure(threads, teams_);
     }
-    grad_norm_ = norm.value;
-    if (!norm.finite && batch_.skips_nonfinite()) return py::str("skipped");
+    double sum = squares.sums[0];
+    if (!agree.is_none()) {
+      std::tie(sum, squares.finite) =
+          agree(squares.sums, squares.finite).cast<std::pair<double, bool>>();
+    }
+    grad_norm_ = batch_.clip(sum);
+    if (!squares.finite && batch_.skips_nonfinite()) return py::str("skipped");
   }
   if (!rest.is_none()) rest();
   increment_versions(roster_.written());

@@ -26,7 +26,7 @@ class Plan {
   Plan(const std::string& rule, const pybind11::list& groups, const pybind11::dict& state,
        const std::vector<std::string>& backends, const std::string& first,
        const std::string& begins, const std::vector<Rows*>& rows,
-       const std::optional<Doubles>& passes);
+       const std::optional<Doubles>& passes, const std::vector<Shard>& shards);
 
   // (None or (index, reason), for each parameter that has a gradient and is not torch's how many
   // others must be updated before it: all 0 where no memory is shared). Before launches are built.
@@ -37,10 +37,13 @@ class Plan {
   // "skipped" where a gradient is not finite and a group asks for that; else (index of a parameter
   // or -1, reason). A step not done has changed no tensor. `grad_scale` is NaN where only a device
   // knows it. Where given, each is called once: `check`, when all is collected, has the last word:
-  // None, or what to return; `rest` is torch's share of the step, `launch` the launches'.
+  // None, or what to return; `agree` makes of the gradients' sums of squares here, one a team, and
+  // of whether all are finite, the sum and the answer of all processes; `rest` is torch's share of
+  // the step, `launch` the launches'.
   pybind11::object step(const pybind11::list& groups, const pybind11::dict& state, int threads,
                         std::optional<double> grad_scale, const pybind11::object& check,
-                        const pybind11::object& rest, const pybind11::object& launch);
+                        const pybind11::object& agree, const pybind11::object& rest,
+                        const pybind11::object& launch);
 
   // The gradients' norm in the last step, where a group asked for it.
   std::optional<double> grad_norm() const { return grad_norm_; }
@@ -60,6 +63,7 @@ class Plan {
   std::vector<Rows*> rows_;
   std::vector<std::pair<Rows*, size_t>> row_of_;  // by parameter
   std::optional<Doubles> passes_;
+  int teams_ = 1;
   bool launched_ = false;  // at least once: rows know what memory they were planned for
   std::optional<double> grad_norm_;
   std::vector<Batch::Stats> stats_;

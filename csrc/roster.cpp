@@ -23,7 +23,7 @@ Roster::Way way_of(const std::string& backend) {
 
 Roster::Roster(int rule, const py::list& groups, const py::dict& state,
                const std::vector<std::string>& backends, const std::string& first,
-               const std::string& begins)
+               const std::string& begins, const std::vector<Shard>& shards)
     : rule_(rule) {
   static PyObject* average_key = interned(kAverageName);
   static PyObject* low_key = interned(kLowName);
@@ -59,6 +59,7 @@ Roster::Roster(int rule, const py::list& groups, const py::dict& state,
       slot.way = way_of(backends.at(at));
       slot.first = first.at(at) != 0;
       slot.begins = begins.at(at) != 0;
+      if (!shards.empty()) slot.shard = shards.at(at);
       planned_.back().here |= slot.way == kHere;
       const auto found = state_of.find(slot.param);
       if (slot.way == kTorch || found == state_of.end() || !PyDict_Check(found->second)) continue;

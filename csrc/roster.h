@@ -24,10 +24,11 @@ class Roster {
   enum Way : char { kTorch, kHere, kLaunched };
 
   // Of each parameter over all groups: `backends`, "torch", "cpu" or "triton"; one byte in `first`,
-  // 1 where its states exist but have never been written, and in `begins`, likewise its average.
+  // 1 where its states exist but have never been written, and in `begins`, likewise its average;
+  // `shards`, if any parameter is one.
   Roster(int rule, const pybind11::list& groups, const pybind11::dict& state,
          const std::vector<std::string>& backends, const std::string& first,
-         const std::string& begins);
+         const std::string& begins, const std::vector<Shard>& shards);
 
   size_t size() const { return slots_.size(); }  // parameters, over all groups
 
@@ -61,6 +62,7 @@ class Roster {
     PyObject* param;
     Way way;
     bool first, begins;
+    Shard shard;
     PyObject* state = nullptr;  // its dict in optimizer.state
     size_t first_item = 0;      // in items_
     size_t items = 0;
@@ -116,6 +118,7 @@ void Roster::collect(const pybind11::dict& state, Members& members, const Visit&
       member.index = index;
       member.group = int(g);
       member.of = &group;
+      member.shard = slot->shard;
       member.tensors[0] = slot->param;
       member.tensors[1] = grad.ptr();
       member.first = slot->first;

@@ -5,6 +5,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <structmember.h>
+
 #include <algorithm>
 #include <numeric>
 #include <vector>
@@ -18,6 +20,8 @@ const DLPackExchangeAPI* exchange = nullptr;
 PyTypeObject* tensor_type = nullptr;
 PyTypeObject* parameter_type = nullptr;
 PyGetSetDef* grad_property = nullptr;
+PyTypeObject* dtensor_type = nullptr;  // once torch.distributed.tensor has been imported
+Py_ssize_t local_tensor_at = 0;        // in such an object
 
 // The pending Python error as text, cleared; without the C++ stack that torch puts behind it.
 std::string take_python_error() {
@@ -83,9 +87,22 @@ void bind_torch() {
   exchange = api;
 }
 
+void bind_shards(const py::object& dtensor) {
+  const py::object slot = dtensor.attr("_local_tensor");
+  if (Py_TYPE(slot.ptr()) != &PyMemberDescr_Type) {
+    throw std::runtime_error("DTensor._local_tensor is no longer a slot");
+  }
+  local_tensor_at = reinterpret_cast<PyMemberDescrObject*>(slot.ptr())->d_member->offset;
+  dtensor_type = reinterpret_cast<PyTypeObject*>(dtensor.inc_ref().ptr());
+}
+
 PyObject* memory_of(PyObject* object) {
-  const bool plain = Py_TYPE(object) == tensor_type || Py_TYPE(object) == parameter_type;
-  return plain ? object : nullptr;
+  const PyTypeObject* const type = Py_TYPE(object);
+  if (type == tensor_type || type == parameter_type) return object;
+  if (type != dtensor_type || !dtensor_type) return nullptr;
+  PyObject* const local =
+      *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(object) + local_tensor_at);
+  return local && Py_TYPE(local) == tensor_type ? local : nullptr;
 }
 
 PyObject* grad_of(PyObject* param) {

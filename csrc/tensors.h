@@ -1,7 +1,7 @@
 // PyObject -> checked view of a CPU tensor's memory, through torch's DLPack C exchange table.
 #pragma once
 
-#include <Python.h>
+#include <pybind11/pybind11.h>
 
 #include <cstdint>
 #include <stdexcept>
@@ -41,9 +41,12 @@ struct View {
 // Throws std::runtime_error where this torch does not publish the table.
 void bind_torch();
 
+// Find DTensor's slot for its local shard, read without running Python.
+void bind_shards(const pybind11::object& dtensor);
+
 // The tensor whose memory stands behind an object, borrowed: a plain torch.Tensor or Parameter
-// stands for itself; null for all else, such as a subclass that torch may dispatch elsewhere. This
-// is the one place that knows.
+// stands for itself, a DTensor for its local shard, which may be another at every step; null for
+// all else, such as a subclass that torch may dispatch elsewhere. This is the one place that knows.
 PyObject* memory_of(PyObject* object);
 
 // What `tensor` is in memory. Throws Refused where there is none, or its dtype is not known; the

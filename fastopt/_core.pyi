@@ -14,6 +14,7 @@ dtypes: list[str]
 
 class Refused(RuntimeError): ...
 
+def bind_shards(dtensor: type[Tensor]) -> None: ...
 def memory_of(object: object) -> Tensor | None: ...
 
 class Rows:
@@ -27,6 +28,9 @@ class Rows:
         hyper_at: NDArray[np.int64] | None = None,
     ) -> None: ...
 
+class Shard:
+    def __init__(self, first: int, run: int, stride: int, team: int) -> None: ...
+
 class Plan:
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Plan:
         begins: bytes,
         rows: list[Rows] = ...,
         passes: NDArray[np.float64] | None = None,
+        shards: list[Shard] = ...,
     ) -> None: ...
     def layers(
         self,
@@ -52,6 +57,7 @@ class Plan:
         threads: int,
         grad_scale: float | None = None,
         check: Callable[[], Outcome] | None = None,
+        agree: Callable[[list[float], bool], tuple[float, bool]] | None = None,
         rest: Callable[[], None] | None = None,
         launch: Callable[[], None] | None = None,
     ) -> Outcome: ...

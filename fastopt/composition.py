@@ -6,6 +6,7 @@ the fused pass, and the same meaning.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from . import precision
 from .arguments import PASSES
+from .ranks import Agreement, local
 from .stepping import Outcome, Stats, Stepping
 
 
@@ -39,8 +41,8 @@ def real(t: Tensor) -> Tensor:
 class Composition:
     """One step with its passes, around `bare`, which does the update alone."""
 
-    def __init__(self, optimizer: Stepping, grad_scale: float | None) -> None:
-        self.optimizer = optimizer
+    def __init__(self, optimizer: Stepping, grad_scale: float | None, agreement: Agreement) -> None:
+        self.optimizer, self.agreement = optimizer, agreement
         self.norm: float | None = None
         self.stats: list[Stats] = []
         self.updated = [
@@ -69,9 +71,14 @@ class Composition:
         wants = {name for group in groups for name in passes_on(group)}
         if measures(groups):
             # In float64, as the engines sum.
-            norms = [real(g).double().norm() for g in self.unscaled]
-            self.norm = torch.stack(norms).norm().item() if norms else 0.0
-            finite = all(bool(real(g).isfinite().all()) for g in self.unscaled)
+            squares, finite = [0.0] * len(self.agreement.groups), True
+            for (index, _, _), g in zip(self.updated, self.unscaled, strict=True):
+                numbers = real(local(g))
+                team = self.agreement.team_of[index]
+                squares[team] += numbers.double().square().sum().item()
+                finite &= bool(numbers.isfinite().all())
+            square, finite = self.agreement.total(squares, finite)
+            self.norm = math.sqrt(square)
             if "skip_nonfinite" in wants and not finite:
                 return "skipped"
         before = [p.detach().clone() if g["track_stats"] else None for _, g, p in self.updated]

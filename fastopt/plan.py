@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import _core, precision
+from . import _core, precision, ranks
 from .composition import Composition, passes_on, without_passes
 from .routes import (
     ENVIRONMENT,
@@ -34,8 +34,11 @@ def resolve_gradients(optimizer: Stepping, routes: list[Route]) -> None:
     """
     for (_, param), r in zip(parameters(optimizer), routes, strict=True):
         grad = param.grad
-        if r.backend != "torch" and grad is not None and (grad.is_conj() or grad.is_neg()):
-            param.grad = grad.resolve_conj().resolve_neg()
+        if r.backend == "torch" or grad is None:
+            continue
+        if grad.is_conj() or grad.is_neg():
+            param.grad = grad = grad.resolve_conj().resolve_neg()
+        ranks.place_gradient(param)
 
 
 def version(tensor: Tensor) -> int:
@@ -146,11 +149,16 @@ class Plan:
         backends = {r.backend for r in self.routes}
         self._on_cpu = backends <= {"cpu"}
         self._rest = "torch" in backends
-        devices = {param.device for _, param in parameters(optimizer)}
+        params = [param for _, param in parameters(optimizer)]
+        devices = {param.device for param in params}
+        self._shards = [p for p in params if ranks.is_shard(p)]
+        self._agreement = ranks.Agreement(params, optimizer.norm_group)
         # Else the norm spans backends or devices, and torch's own passes are taken.
         # What an edit from outside makes the correction of stale.
         self.corrected = [p for group, p in parameters(optimizer) if group["master_weight_bits"]]
-        self._fuses = self._on_cpu or (backends == {"triton"} and len(devices) == 1)
+        # A launch's norm stays on its device, which no other process sees.
+        launches = backends == {"triton"} and len(devices) == 1 and not self._agreement.needed
+        self._fuses = self._on_cpu or launches
         self._composes = not self._fuses and any(map(passes_on, optimizer.param_groups))
         self._on_device = backends == {"triton"} and not self._composes
         self._composition: Composition | None = None
@@ -188,7 +196,7 @@ class Plan:
         found = (optimizer._rule, groups, optimizer.state, backends, new.fresh, new.new_averages)
         launched = {i for i, r in enumerate(self.routes) if r.backend == "triton"}
         if not launched:
-            self._core = _core.Plan(*found)
+            self._core = _core.Plan(*found, shards=self._parts(optimizer))
             return
         from .backends.triton.launch import Launch
 
@@ -210,6 +218,16 @@ class Plan:
             raise refusal(optimizer, changed.index, str(changed)) from changed
         self._core = _core.Plan(*found, launch.rows, launch.numbers_of_passes)
 
+    def _parts(self, optimizer: Stepping) -> list[_core.Shard]:
+        """What each parameter's process holds of it; empty where that is all of it."""
+        if not self._agreement.needed and not self._shards:
+            return []
+        params = [param for _, param in parameters(optimizer)]
+        cuts = [(ranks.cut(p) or (0, 0, 0)) if ranks.is_shard(p) else (0, 0, 0) for p in params]
+        return [
+            _core.Shard(*cut, team) for cut, team in zip(cuts, self._agreement.team_of, strict=True)
+        ]
+
     def step(self, optimizer: Stepping, scaler: Scaler = NO_SCALER) -> Outcome:
         """Step once, with what GradScaler handed over."""
         # The flags of groups that the engine alone takes are looked at by the core.
@@ -217,6 +235,8 @@ class Plan:
             not self._on_cpu and flags(optimizer) != self._flags
         ):
             return -1, "what decides the way of its parameters has changed"
+        for param in self._shards:
+            ranks.place_gradient(param)
         grad_scale = None
         if scaler is not NO_SCALER and not self._on_device:
             # Read by the host only where it must: that waits for the device.
@@ -230,7 +250,7 @@ class Plan:
             return -1, "the passes around the update have changed"
         if not self._composes:
             return self._update(optimizer, grad_scale, scaler)
-        composition = Composition(optimizer, grad_scale)
+        composition = Composition(optimizer, grad_scale, self._agreement)
         outcome = composition.run(lambda: self._update(optimizer, None, NO_SCALER))
         self._composition = composition
         return outcome
@@ -238,8 +258,9 @@ class Plan:
     def _update(self, optimizer: Stepping, grad_scale: float | None, scaler: Scaler) -> Outcome:
         assert self._core is not None
         groups, threads = optimizer.param_groups, torch.get_num_threads()
+        agree = self._agreement.total if self._agreement.needed else None
         if self._on_cpu:
-            return self._core.step(groups, optimizer.state, threads, grad_scale)
+            return self._core.step(groups, optimizer.state, threads, grad_scale, None, agree)
         check = rest = run = None
         if self._rest:
             params = (param for _, param in parameters(optimizer))
@@ -248,7 +269,7 @@ class Plan:
         if self._launch is not None:
             check = partial(self._launch.check, optimizer, scaler)
             run = partial(self._launch.run, scaler)
-        return self._core.step(groups, optimizer.state, threads, grad_scale, check, rest, run)
+        return self._core.step(groups, optimizer.state, threads, grad_scale, check, None, rest, run)
 
     @property
     def grad_norm(self) -> float | Tensor | None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _core
+from . import _core, ranks
 from .formats import BLOCK
 
 LOW, SCALE = "master_low", "_scale"
@@ -64,14 +64,15 @@ def dtype_of(group: dict[str, Any], param: Tensor, kind: str) -> torch.dtype | N
     if bits == 16:
         return torch.bfloat16
     large = bits == 8 and param.numel() >= group["min_8bit_size"]
-    whole = large and (param.ndim < 2 or param[0].numel() % BLOCK == 0)
+    row = param.shape[1:].numel()
+    whole = large and (param.ndim < 2 or row % BLOCK == 0) and ranks.keeps_blocks(param, BLOCK)
     return torch.uint8 if whole else torch.float32
 
 
 def blocks(param: Tensor) -> tuple[int, ...]:
     """The shape of the scales of a parameter's codes: rows of blocks."""
-    row = param[0].numel() if param.ndim > 1 and param.numel() else 0
-    if row and row % BLOCK == 0:
+    row = param.shape[1:].numel()
+    if param.ndim > 1 and row % BLOCK == 0:
         return param.shape[0], row // BLOCK
     return (-(-param.numel() // BLOCK),)
 
@@ -79,24 +80,37 @@ def blocks(param: Tensor) -> tuple[int, ...]:
 # ---- going over ----
 def decoded(codes: Tensor, scale: Tensor, kind: str) -> Tensor:
     """A state in codes as float32."""
-    planes = [t.detach().cpu().contiguous().view(-1).numpy() for t in (codes, scale)]
-    numbers = _core.decode(_format(kind), planes[0], planes[1], codes.numel())
-    like = torch.empty_like(codes, dtype=torch.float32)
-    return like.copy_(torch.from_numpy(numbers).view(codes.shape))
+    planes = [_plane(t) for t in (codes, scale)]
+    numbers = _core.decode(_format(kind), planes[0], planes[1], planes[0].size)
+    return _like(codes, torch.float32, numbers)
 
 
 def encoded(x: Tensor, param: Tensor, kind: str, name: str) -> dict[str, Tensor]:
     """A state in codes, rounded to nearest: there is no step to key noise by."""
-    numbers = x.detach().float().cpu().contiguous().view(-1).numpy()
+    numbers = _plane(x.detach().float())
     if kind != "signed" and (numbers < 0).any():
         raise _core.Refused(f"its state {name!r} has negative numbers, which its codes do not")
     words = np.zeros(numbers.size, np.uint32)
     codes, scale = _core.encode(_format(kind), "nearest", numbers, words)
-    like = torch.empty_like(param, dtype=torch.uint8, requires_grad=False)
-    return {
-        name: like.copy_(torch.from_numpy(codes).view(param.shape)),
-        name + SCALE: torch.from_numpy(scale).view(blocks(param)).to(param.device),
-    }
+    scales = ranks.zeros_beside(param, blocks(param), torch.uint8)
+    _fill(scales, scale)
+    return {name: _like(param, torch.uint8, codes), name + SCALE: scales}
+
+
+def _plane(t: Tensor) -> np.ndarray[Any, Any]:
+    """What this process holds of a tensor, in row-major order."""
+    return ranks.local(t).detach().cpu().contiguous().view(-1).numpy()
+
+
+def _fill(t: Tensor, plane: np.ndarray[Any, Any]) -> None:
+    own = ranks.local(t)
+    own.copy_(torch.from_numpy(plane).view(own.shape))
+
+
+def _like(t: Tensor, dtype: torch.dtype, plane: np.ndarray[Any, Any]) -> Tensor:
+    made = torch.empty_like(t, dtype=dtype, requires_grad=False)
+    _fill(made, plane)
+    return made
 
 
 def _format(kind: str) -> str:
@@ -111,7 +125,7 @@ def new_state(
     if dtype == torch.uint8:
         if start:
             return encoded(torch.full_like(param, start), param, kind, name)
-        scale = torch.zeros(blocks(param), dtype=torch.uint8, device=param.device)
+        scale = ranks.zeros_beside(param, blocks(param), torch.uint8)
         return {
             name: torch.zeros_like(param, dtype=dtype, requires_grad=False),
             name + SCALE: scale,
@@ -179,11 +193,13 @@ def weight(param: Tensor, state: dict[str, Any]) -> Tensor:
         (torch.float16, torch.int16): "rest16",
         (torch.float16, torch.int8): "rest8",
     }[param.dtype, low.dtype]
-    planes = [
-        t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() for t in (param, low)
-    ]
-    numbers = torch.from_numpy(_core.decode(form, planes[0], planes[1], param.numel()))
-    return torch.empty_like(param, dtype=torch.float32).copy_(numbers.view(param.shape))
+    bits, rest = param.detach().view(torch.int16), low.detach()
+    planes = [_plane(t).view(np.uint8) for t in (bits, rest)]
+    return _like(
+        param,
+        torch.float32,
+        _core.decode(form, planes[0], planes[1], planes[1].size // rest.itemsize),
+    )
 
 
 # ---- what it weighs ----

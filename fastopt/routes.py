@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _core
+from . import _core, ranks
 from .backends import cpu, triton
 from .precision import ASKING
 from .stepping import Stepping
@@ -102,6 +102,8 @@ def best_route(optimizer: Stepping, group: dict[str, Any], param: Tensor, index:
         return Route("torch", "FASTOPT_BACKEND=torch")
     if group.get("differentiable"):
         return Route("torch", "differentiable=True")
+    if ranks.is_shard(param) and setting != "torch" and (reason := ranks.lacks(param)):
+        return Route("torch", reason)
     if _core.memory_of(param) is None:
         return Route("torch", f"the parameter is a {type(param).__name__}, not a plain tensor")
     backend, reason = backend_for(optimizer, setting, param.device, index)

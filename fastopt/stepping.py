@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 
 class Scaler(NamedTuple):
@@ -48,6 +49,7 @@ class Stepping(torch.optim.Optimizer):
     """An optimizer whose update is a rule that fastopt has."""
 
     _rule: ClassVar[str]
+    norm_group: ProcessGroup | None
 
     def _torch_step_of(self, params: Iterable[Tensor], grad_scale: float | None) -> None:
         """Torch's own step for these parameters only."""

@@ -53,6 +53,7 @@ class FusedStep(Averages, Stepping):
             name: kwargs.pop(name, argument.default) for name, argument in self._arguments.items()
         }
         arguments.check(self._arguments, own)
+        self.norm_group = kwargs.pop("norm_group", None)
         super().__init__(*args, **kwargs)
         self.defaults.update(own)
         arguments.adopt(self, own, [])
@@ -74,6 +75,18 @@ class FusedStep(Averages, Stepping):
             raise
 
     add_param_group.__doc__ = torch.optim.Optimizer.add_param_group.__doc__
+
+    @property
+    def norm_group(self) -> torch.distributed.ProcessGroup | None:
+        """The processes over which `max_grad_norm`, `skip_nonfinite` and `grad_norm` go, beside
+        those that DTensors tell: of FSDP1, ZeRO and pipeline stages. Neither copied nor saved.
+        """
+        return self._record.norm_group
+
+    @norm_group.setter
+    def norm_group(self, group: torch.distributed.ProcessGroup | None) -> None:
+        self._record.norm_group = group
+        self._record.plan = None
 
     def _check_formats(self, place: int) -> None:
         """Raise ValueError where a param group asks for formats that do not suit its parameters."""

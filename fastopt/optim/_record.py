@@ -35,6 +35,7 @@ class Record:
     skipped: int = 0  # steps that skip_nonfinite left out, as far as the host knows
     skips: dict[torch.device, torch.Tensor] = field(default_factory=dict)  # counted on devices
 
+    norm_group: torch.distributed.ProcessGroup | None = None
     # Parameters that have a correction, each with its version after the last step.
     corrected: dict[torch.Tensor, int] = field(default_factory=dict)
 

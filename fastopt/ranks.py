@@ -1,0 +1,169 @@
+"""What a parameter's process holds of it, then what of a step all processes must find alike.
+
+A DTensor is updated shard by shard in place. What is global (the norm of all gradients, whether
+they are finite, statistics) is summed over exactly the mesh dimensions that cut a parameter, in
+float64, and in collectives that follow from the parameters alone: a gradient that is None or an
+empty shard on one process must not keep the others waiting.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import _core
+
+
+def dtensor() -> type[Any] | None:
+    """DTensor, once anybody has imported it; the core then knows it too."""
+    module = sys.modules.get("torch.distributed.tensor")
+    found: type[Any] | None = getattr(module, "DTensor", None)
+    if found is not None and found is not _bound[0]:
+        _core.bind_shards(found)
+        _bound[0] = found
+    return found
+
+
+_bound: list[type[Any] | None] = [None]
+
+
+def is_shard(tensor: Tensor) -> bool:
+    found = dtensor()
+    return found is not None and type(tensor) is found
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The memory that stands behind a tensor."""
+    return tensor._local_tensor if is_shard(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def sharded_dims(param: Any) -> list[int]:
+    """The mesh dimensions over which a DTensor is cut."""
+    return [i for i, placement in enumerate(param.placements) if not placement.is_replicate()]
+
+
+def cut(param: Any) -> tuple[int, int, int] | None:
+    """(first, run, stride) of a DTensor's local elements in the whole, see Shard in the core; None
+    where they do not lie so: where a dimension behind the first one and before another is cut.
+    """
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(
+        param.shape, param.device_mesh, param.placements
+    )
+    last = max((d for d in range(param.ndim) if shape[d] != param.shape[d]), default=0)
+    if any(shape[d] != param.shape[d] for d in range(1, last)):
+        return None
+    inner = param.shape[last + 1 :].numel()
+    outer = param.shape[1:].numel() if last else inner
+    first = (
+        (offset[0] * outer + offset[last] * inner) if last else offset[0] * inner if offset else 0
+    )
+    if last == 0:
+        return first, 0, 0
+    return first, shape[last] * inner, param.shape[last] * inner
+
+
+class Agreement:
+    """The sums of one optimizer's processes."""
+
+    def __init__(self, params: Sequence[Tensor], norm_group: dist.ProcessGroup | None) -> None:
+        teams: dict[tuple[str, ...], list[tuple[dist.ProcessGroup, str]]] = {}
+        keys = []
+        for param in params:
+            groups: list[tuple[dist.ProcessGroup, str]] = []
+            if is_shard(param):
+                mesh: Any = param.device_mesh  # type: ignore[attr-defined]
+                groups = [(mesh.get_group(i), mesh.device_type) for i in sharded_dims(param)]
+            key = tuple(group.group_name for group, _ in groups)
+            teams.setdefault(key, groups)
+            keys.append(key)
+        order = list(teams)
+        self.team_of = [order.index(key) for key in keys]
+        self.groups = list(teams.values()) or [[]]
+        self.norm_group = norm_group
+        self.needed = norm_group is not None or any(self.groups)
+
+    def total(self, squares: list[float], finite: bool) -> tuple[float, bool]:
+        """Of all processes, from each team's sum of squares and whether all is finite here."""
+        bad, total = float(not finite), 0.0
+        for team, square in zip(self.groups, [*squares, 0.0], strict=False):
+            for group, device in team:
+                square, bad = summed([square, bad], group, device)
+            total += square
+        if self.norm_group is not None:
+            total, bad = summed([total, bad], self.norm_group, device_of(self.norm_group))
+        return total, bad == 0
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Squares of each parameter, over all processes that hold a part of it."""
+        for team, groups in enumerate(self.groups):
+            own = [i for i, of in enumerate(self.team_of) if of == team]
+            for group, device in groups:
+                part = rows[own].to(device)
+                dist.all_reduce(part, group=group)
+                rows[own] = part.to(rows.device)
+        return rows
+
+
+def summed(numbers: list[float], group: dist.ProcessGroup, device: str) -> list[float]:
+    shared = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(shared, group=group)
+    found: list[float] = shared.tolist()
+    return found
+
+
+def device_of(group: dist.ProcessGroup) -> str:
+    """Where this group's backend takes tensors: the CPU, if it does."""
+    kinds = [device.type for device in group._device_types]
+    return "cpu" if "cpu" in kinds or not kinds else kinds[0]
+
+
+def lacks(param: Any) -> str:
+    """Why the engine does not take a DTensor, or an empty string."""
+    partial = [p for p in param.placements if p.is_partial()]
+    return f"the parameter is a DTensor of placement {partial[0]}" if partial else ""
+
+
+def place_gradient(param: Any) -> None:
+    """Give a DTensor's gradient the parameter's placements, which Partial sums may not have."""
+    grad = param.grad
+    if grad is None or not is_shard(param) or not is_shard(grad):
+        return
+    if grad._spec.placements != param._spec.placements:
+        param.grad = grad.redistribute(placements=param.placements)
+    elif type(grad._local_tensor) is not Tensor:  # still on its way
+        grad._local_tensor = grad._local_tensor.wait()
+
+
+def keeps_blocks(param: Any, block: int) -> bool:
+    """Whether no process's part of a parameter of whole rows begins or ends within a block. Rows
+    are never cut where the first dimension is; where another is, two are all that codes can have.
+    """
+    if not is_shard(param):
+        return True
+    for i in sharded_dims(param):
+        dim = param.placements[i].dim
+        if dim == 0 and param.ndim > 1:
+            continue
+        part = -(-param.shape[dim] // param.device_mesh.size(i))
+        if param.ndim > 2 or part % block:
+            return False
+    return True
+
+
+def zeros_beside(param: Any, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros where a parameter is, cut as it is."""
+    if not is_shard(param):
+        return torch.zeros(shape, dtype=dtype, device=param.device)
+    from torch.distributed.tensor import zeros
+
+    made: Tensor = zeros(
+        *shape, dtype=dtype, device_mesh=param.device_mesh, placements=param.placements
+    )
+    return made
