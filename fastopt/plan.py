@@ -162,6 +162,7 @@ class Plan:
         self._composes = not self._fuses and any(map(passes_on, optimizer.param_groups))
         self._on_device = backends == {"triton"} and not self._composes
         self._composition: Composition | None = None
+        self._agreed_stats: list[Stats] | None = None
         self._launch: Launch | None = None
         self._core: _core.Plan | None = None
 
@@ -248,11 +249,14 @@ class Plan:
             grad_scale = math.nan
         if not self._fuses and self._composes != any(map(passes_on, optimizer.param_groups)):
             return -1, "the passes around the update have changed"
-        if not self._composes:
-            return self._update(optimizer, grad_scale, scaler)
-        composition = Composition(optimizer, grad_scale, self._agreement)
-        outcome = composition.run(lambda: self._update(optimizer, None, NO_SCALER))
-        self._composition = composition
+        if self._composes:
+            composition = Composition(optimizer, grad_scale, self._agreement)
+            outcome = composition.run(lambda: self._update(optimizer, None, NO_SCALER))
+            self._composition = composition
+        else:
+            outcome = self._update(optimizer, grad_scale, scaler)
+        if outcome is None and self._agreement.needed and self._tracked(optimizer):
+            self._agreed_stats = self._agreement.stats(self._own_stats())
         return outcome
 
     def _update(self, optimizer: Stepping, grad_scale: float | None, scaler: Scaler) -> Outcome:
@@ -280,14 +284,20 @@ class Plan:
             return self._launch.norm
         return None if self._core is None else self._core.grad_norm
 
+    def _own_stats(self) -> list[Stats]:
+        if self._composition is not None:
+            return self._composition.stats
+        if self._launch is not None:
+            return self._launch.stats()
+        return [] if self._core is None else self._core.stats()
+
+    @staticmethod
+    def _tracked(optimizer: Stepping) -> bool:
+        return any(group["track_stats"] for group in optimizer.param_groups)
+
     @property
     def stats(self) -> list[tuple[str, float, float, float]]:
         """Name of a parameter and norms of its gradient, its update and itself in the last step."""
-        found: list[Stats] = []
-        if self._composition is not None:
-            found = self._composition.stats
-        elif self._launch is not None:
-            found = self._launch.stats()
-        elif self._core is not None:
-            found = self._core.stats()
+        agreed = self._agreed_stats
+        found = self._own_stats() if agreed is None else agreed
         return [(self.names[index], g, update, weight) for index, g, update, weight in found]

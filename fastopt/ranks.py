@@ -8,6 +8,7 @@ empty shard on one process must not keep the others waiting.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import _core
+from .stepping import Stats
 
 
 def dtensor() -> type[Any] | None:
@@ -100,15 +102,24 @@ class Agreement:
             total, bad = summed([total, bad], self.norm_group, device_of(self.norm_group))
         return total, bad == 0
 
-    def rows(self, rows: Tensor) -> Tensor:
-        """Squares of each parameter, over all processes that hold a part of it."""
+    def stats(self, own: list[Stats]) -> list[Stats]:
+        """Of every parameter that any process has updated, norms over all that hold a part of it:
+        the processes of a team, in one sum for all its parameters.
+        """
+        rows = torch.zeros(len(self.team_of), 4, dtype=torch.float64)
+        for index, *norms in own:
+            rows[index] = torch.tensor([*(norm * norm for norm in norms), 1])
         for team, groups in enumerate(self.groups):
-            own = [i for i, of in enumerate(self.team_of) if of == team]
+            members = [i for i, of in enumerate(self.team_of) if of == team]
             for group, device in groups:
-                part = rows[own].to(device)
-                dist.all_reduce(part, group=group)
-                rows[own] = part.to(rows.device)
-        return rows
+                shared = rows[members].to(device)
+                dist.all_reduce(shared, group=group)
+                rows[members] = shared.cpu()
+        found: list[Stats] = []
+        for index, (grad, update, weight, count) in enumerate(rows.tolist()):
+            if count:
+                found.append((index, math.sqrt(grad), math.sqrt(update), math.sqrt(weight)))
+        return found
 
 
 def summed(numbers: list[float], group: dist.ProcessGroup, device: str) -> list[float]:

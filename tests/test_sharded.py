@@ -1,0 +1,189 @@
+"""Sharded over processes against one process: every layout, all classes, to the bit; what is global
+is agreed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+from processes import run
+from support import ON_TRITON, discover, values
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+import fastopt
+
+pytestmark = pytest.mark.skipif(ON_TRITON, reason="the passes of shards are the CPU's")
+
+# Uneven shards, and on some processes empty ones; none is cut within a block of 64.
+SHAPES = [(7, 128), (2, 256), (128, 512), (256,), ()]
+
+
+class Layout(NamedTuple):
+    """A mesh, and how each of SHAPES lies on it; None: a plain tensor, the same everywhere."""
+
+    mesh: tuple[int, ...]
+    placements: tuple[tuple[Any, ...] | None, ...]
+
+
+ROWS, COLUMNS, WHOLE = Shard(0), Shard(1), Replicate()
+LAYOUTS = {
+    "replicated": Layout((2,), (None,) * 5),
+    "rows": Layout((4,), ((ROWS,),) * 4 + ((WHOLE,),)),
+    "hybrid": Layout((2, 2), ((WHOLE, ROWS),) * 4 + ((WHOLE, WHOLE),)),
+    "columns": Layout((2,), ((COLUMNS,), (ROWS,), (COLUMNS,), (WHOLE,), (WHOLE,))),
+    "both": Layout((2, 2), ((ROWS, COLUMNS),) * 3 + ((ROWS, WHOLE), (WHOLE, WHOLE))),
+    "mixed": Layout((2,), (None, (ROWS,), (COLUMNS,), (WHOLE,), None)),
+}
+ASKED: list[dict[str, Any]] = [
+    {},
+    {"max_grad_norm": 0.5, "ema_decay": 0.9, "track_stats": True, "skip_nonfinite": True},
+    {"state_bits": 16},
+    {"state_bits": 8, "min_8bit_size": 64, "max_grad_value": 0.5},
+]
+
+
+def world(layout: Layout) -> int:
+    return torch.Size(layout.mesh).numel()
+
+
+class Twins:
+    """The same parameters in one process and sharded."""
+
+    def __init__(self, layout: Layout, make: Callable[..., Any], dtype: torch.dtype, **asked: Any):
+        self.mesh = init_device_mesh("cpu", layout.mesh)
+        self.layout = layout
+        self.whole = [torch.nn.Parameter(values(s, dtype, seed=i)) for i, s in enumerate(SHAPES)]
+        self.parts = [torch.nn.Parameter(self.cut(i, p.detach())) for i, p in enumerate(self.whole)]
+        self.alone, self.together = make(self.whole, **asked), make(self.parts, **asked)
+
+    def cut(self, i: int, t: Tensor) -> Tensor:
+        placements = self.layout.placements[i]
+        t = t.clone()  # what is replicated would share its memory
+        return t if placements is None else distribute_tensor(t, self.mesh, placements)
+
+    def grads(self, k: int) -> None:
+        for i, (p, q) in enumerate(zip(self.whole, self.parts, strict=True)):
+            p.grad = values(p.shape, p.dtype, seed=100 * k + i)
+            q.grad = self.cut(i, p.grad)
+
+    def step(self) -> None:
+        self.alone.step()
+        self.together.step()
+
+    def check(self) -> None:
+        for i, (p, q) in enumerate(zip(self.whole, self.parts, strict=True)):
+            same(p.detach(), q.detach(), f"parameter {i}")
+            state, parts = self.alone.state[p], self.together.state[q]
+            assert state.keys() == parts.keys(), i
+            for name in state:
+                same(state[name], parts[name], f"{name} of {i}")
+
+
+def same(whole: Tensor, part: Tensor, what: str) -> None:
+    part = part.full_tensor() if isinstance(part, DTensor) else part
+    assert torch.equal(whole, part), what
+
+
+def close(ours: Any, theirs: Any) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+
+
+def check_layout(layout: Layout) -> None:
+    for optimizer in discover():
+        for asked in ASKED:
+            hyper = {k: v for k, v in optimizer.strongest.items() if k != "maximize"}
+            twins = Twins(layout, optimizer.ours, torch.float32, **hyper, **asked)
+            for k in range(3):
+                twins.grads(k)
+                twins.step()
+            if "max_grad_norm" not in asked:
+                twins.check()
+                continue
+            # The norm is a sum over processes: not in one process's order.
+            close(twins.together.grad_norm, twins.alone.grad_norm)
+            for p, q in zip(twins.whole, twins.parts, strict=True):
+                q = q.full_tensor() if isinstance(q, DTensor) else q
+                torch.testing.assert_close(p.detach(), q.detach(), rtol=1e-4, atol=1e-5)
+            found = twins.together.stats()
+            for name, stats in twins.alone.stats().items():
+                assert found[name] == pytest.approx(stats, rel=1e-3), name
+        explained = fastopt.explain(twins.together)
+        assert {bucket.path for bucket in explained.buckets} == {"cpu"}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout(name: str) -> None:
+    run(world(LAYOUTS[name]), check_layout, LAYOUTS[name])
+
+
+def check_agreement() -> None:
+    """One process's NaN, one's missing gradient."""
+    rank = dist.get_rank()
+    twins = Twins(
+        LAYOUTS["rows"], fastopt.AdamW, torch.float32, skip_nonfinite=True, max_grad_norm=1.0
+    )
+    twins.grads(0)
+    if rank == 3:
+        twins.parts[2].grad.to_local()[0, 0] = float("nan")
+    before = [q.full_tensor() for q in twins.parts if isinstance(q, DTensor)]
+    twins.together.step()
+    assert twins.together.skipped_steps == 1
+    assert not twins.together.grad_norm.isfinite()
+    after = [q.full_tensor() for q in twins.parts if isinstance(q, DTensor)]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    for k in range(1, 4):
+        twins.grads(k)
+        if rank == 1:
+            twins.parts[1].grad = None  # its shard is empty there
+        twins.together.step()
+    assert twins.together.skipped_steps == 1
+
+
+def test_agreement() -> None:
+    run(4, check_agreement)
+
+
+def check_norm_group() -> None:
+    """Plain tensors that are one process's own, as pipeline stages have them."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    params = [torch.nn.Parameter(values((64,), torch.float32, seed=i)) for i in range(size)]
+    whole = fastopt.AdamW([p.detach().clone().requires_grad_() for p in params], max_grad_norm=0.1)
+    own = fastopt.AdamW([params[rank]], max_grad_norm=0.1, norm_group=dist.group.WORLD)
+    for k in range(2):
+        for i, p in enumerate(whole.param_groups[0]["params"]):
+            p.grad = values((64,), torch.float32, seed=10 * k + i)
+            if i == rank:
+                params[i].grad = p.grad.clone()
+        whole.step()
+        own.step()
+        close(own.grad_norm, whole.grad_norm)
+    close(params[rank].detach(), whole.param_groups[0]["params"][rank].detach())
+
+
+def test_norm_group() -> None:
+    run(2, check_norm_group)
+
+
+def check_partial_gradients() -> None:
+    """A gradient that is still to be summed is, before it is used."""
+    mesh = init_device_mesh("cpu", (2,))
+    whole = torch.nn.Parameter(values((8, 64), torch.float32, seed=0))
+    part = torch.nn.Parameter(distribute_tensor(whole.detach(), mesh, [ROWS]))
+    alone, together = fastopt.AdamW([whole]), fastopt.AdamW([part])
+    for k in range(2):
+        shares = [values((8, 64), torch.float32, seed=2 * k + i) for i in range(2)]
+        whole.grad = shares[0] + shares[1]
+        part.grad = DTensor.from_local(shares[dist.get_rank()], mesh, [Partial()])
+        alone.step()
+        together.step()
+    same(whole.detach(), part.detach(), "parameter")
+
+
+def test_partial_gradients() -> None:
+    run(2, check_partial_gradients)
