@@ -154,7 +154,8 @@ inline void encode_turn(const Stored& stored, const float* in, const uint32_t* w
       }
       return;
     case Format::float16:
-      return encode<Float16, Rounds::nearest>(in, words, first, second);
+      return (noisy ? encode<Float16, Rounds::weight>
+                    : encode<Float16, Rounds::nearest>)(in, words, first, second);
     case Format::signed8:
       return (noisy ? encode_bytes<true, true> : encode_bytes<true, false>)(in, words, first,
                                                                             second);

@@ -114,19 +114,32 @@ struct Split8 {
 
 // Conversions of float16 take vectors in the order of memory.
 struct Float16 {
-  static constexpr int kBytes = 2, kRest = 0, kNoise = 0;
+  static constexpr int kBytes = 2, kRest = 0, kNoise = 13;
   template <bool>
   static void load(const char* first, const char*, U32* x) {
     for (int k = 0; k < 2; ++k) {
       x[k] = (U32)widen(load_vector<U16>(first + k * sizeof(U16)), float16{});
     }
   }
-  template <bool, bool, bool>
-  static Words store(char* first, const U32* x, const U32*) {
+  template <bool, bool kNoisy, bool>
+  static Words store(char* first, const U32* x, const U32* round) {
+    if constexpr (kNoisy) {
+      const U32 halves[2] = {rounded(x[0], round[0]), rounded(x[1], round[1])};
+      store_words<true>(first, lower_words(halves[0], halves[1]));
+      return Words{};
+    }
     for (int k = 0; k < 2; ++k) {
       store_vector(first + k * sizeof(U16), narrow((F32)x[k], float16{}));
     }
     return Words{};
+  }
+  // 13 bits are cut; below 2^-14 of the number that one addition lines up with the subnormal grid.
+  static U32 rounded(U32 x, U32 round) {
+    const U32 magnitude = magnitude_of(x);
+    const U32 lined = (U32)((F32)magnitude + 0x1p-14f) - (1u << 23);
+    const U32 kept = (I32)(magnitude < (113u << 23)) ? lined : magnitude;
+    const U32 half = smaller(((kept + round) >> 13) - (112u << 10), every(0x7c00));
+    return (is_nan(x) ? every(0x7e00) : half) | sign_of(x) >> 16;
   }
 };
 

@@ -244,7 +244,8 @@ void compacts() {
                             {Format::bfloat16, Rounds::weight},
                             {Format::rest16},
                             {Format::rest8},
-                            {Format::float16}};
+                            {Format::float16},
+                            {Format::float16, Rounds::weight}};
   const Stored grads[] = {{Format::float32}, {Format::bfloat16}, {Format::float16}};
   for (int rule = 0; rule < table.rule_count; ++rule) {
     for (int variant = 0; variant < table.rules[rule].variants; ++variant) {
@@ -253,7 +254,7 @@ void compacts() {
       for (int draw = 0; draw < 96; ++draw) {
         uint64_t h = kSeed;
         const bool bare = draw % 2, bytes = random.below(2), words = random.below(2);
-        const Stored weight = weights[random.below(7)];
+        const Stored weight = weights[random.below(8)];
         const Stored grad = grads[random.below(3)];
         for (const int64_t count : kCounts) {
           std::vector<Coded> streams;
