@@ -64,7 +64,7 @@ def compute_type(dtypes: Collection[torch.dtype]) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
-def lanes(itemsizes: Collection[int], warp_size: int, compact: bool) -> dict[str, int]:
+def lanes(itemsizes: Collection[int], warp_size: int, compact: bool = False) -> dict[str, int]:
     """The kernel's constants for streams of these sizes: BLOCK a program, VECTOR, SINGLES."""
     widest = max(itemsizes)
     tile = COMPACT_TILES[widest] if compact else TILES[widest]
