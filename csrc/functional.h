@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -13,16 +14,21 @@
 namespace fastopt {
 
 // The functional form: one pass over the given lists, with the hyperparameters that a param group
-// would hold. Throws Refused before anything is written.
+// would hold; `seconds` are the second planes of a place's tensors: 0 the parameters, 2 the first
+// state, ... Throws Refused before anything is written.
 void update(const std::string& rule, const pybind11::list& params, const pybind11::list& grads,
             const std::vector<pybind11::list>& states, const std::vector<pybind11::list>& carried,
-            const std::string& first, const pybind11::dict& group, bool maximize,
-            std::optional<double> grad_scale, int threads);
+            const std::map<int, pybind11::list>& seconds, const std::string& first,
+            const pybind11::dict& group, bool maximize, std::optional<double> grad_scale,
+            int threads);
 
 // The states that a group's hyperparameters ask for, each with the number that all of it is before
 // its first step; without one where the first step writes it without reading it.
 std::vector<std::pair<std::string, std::optional<double>>> states(const std::string& rule,
                                                                   const pybind11::dict& group);
+
+// Of these states, what numbers each holds: "signed", "positive", "maximum" or "exact".
+std::map<std::string, std::string> kinds(const std::string& rule, const pybind11::dict& group);
 
 // A group's numbers in the rule's order and, of those that are tensors on a device, their addresses
 // (see Hyper::at), without reading these.

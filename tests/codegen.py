@@ -25,6 +25,7 @@ import pandas as pd
 
 from fastopt import _core
 from fastopt.backends.triton import missing
+from fastopt.formats import kind_of
 
 HELP = "compile every Triton kernel for every GPU target and check its code; needs no GPU"
 
@@ -124,8 +125,8 @@ class Case:
             weight and (weight, "weight" if weight in NOISY else "nearest", 0),
             None,
         ]
-        for name in _core.variants(self.rule)[self.variant]:
-            kind = _core.kind(self.rule, name)
+        names = _core.variants(self.rule)[self.variant]
+        for kind in (kind_of(name, names) for name in names):
             rounds = "nearest" if kind == "maximum" else kind
             byte = "signed8" if kind == "signed" else "positive8"
             found.append((byte if bits == 8 else "bfloat16", rounds, 0))

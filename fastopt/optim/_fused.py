@@ -20,11 +20,11 @@ from torch.optim.optimizer import (
     _global_optimizer_pre_hooks,
 )
 
-from .. import _core, arguments
-from ..arguments import PASSES, Argument
+from .. import arguments, checkpoints, precision
+from ..arguments import OWN, Argument
 from ..composition import measures
-from ..plan import Plan
-from ..routes import parameters
+from ..plan import Plan, version
+from ..routes import name_of, parameters
 from ..stepping import NO_SCALER, Scaler, Stepping
 from ._average import Averages
 from ._record import LeftOut, Record
@@ -35,7 +35,7 @@ NO_PLAN = (-1, "there is no plan yet")
 class FusedStep(Averages, Stepping):
     """Mixin before one of torch's optimizer classes: its update, done by fastopt's engine."""
 
-    _arguments: ClassVar[Mapping[str, Argument]] = PASSES  # those that torch's class lacks
+    _arguments: ClassVar[Mapping[str, Argument]] = OWN  # those that torch's class lacks
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -56,6 +56,8 @@ class FusedStep(Averages, Stepping):
         super().__init__(*args, **kwargs)
         self.defaults.update(own)
         arguments.adopt(self, own, [])
+        for place in range(len(self.param_groups)):
+            self._check_formats(place)
         if own.get("fused"):  # as torch's classes that have it
             if self.defaults["differentiable"]:
                 raise RuntimeError("`fused` does not support `differentiable`")
@@ -63,10 +65,23 @@ class FusedStep(Averages, Stepping):
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        arguments.check(self._arguments, param_group)
+        arguments.check(self._arguments, {**self.defaults, **param_group})
         super().add_param_group(param_group)
+        try:
+            self._check_formats(len(self.param_groups) - 1)
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     add_param_group.__doc__ = torch.optim.Optimizer.add_param_group.__doc__
+
+    def _check_formats(self, place: int) -> None:
+        """Raise ValueError where a param group asks for formats that do not suit its parameters."""
+        group = self.param_groups[place]
+        first = sum(len(before["params"]) for before in self.param_groups[:place])
+        for index, param in enumerate(group["params"], first):
+            if reason := precision.unfit(group, param):
+                raise ValueError(f"parameter {name_of(self, index)} {reason}")
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
@@ -97,6 +112,8 @@ class FusedStep(Averages, Stepping):
         if found_inf is not None or grad_scale is not None:
             scaler = Scaler(found_inf, grad_scale)
         plan = record.plan
+        if record.corrected:
+            record.drop_stale_corrections(self.state)
         outcome = NO_PLAN if plan is None else plan.step(self, scaler)
         if outcome is not None and outcome != "skipped":
             record.plan = None
@@ -105,6 +122,8 @@ class FusedStep(Averages, Stepping):
             if plan.lasting:
                 record.plan = plan
         record.last = plan
+        if plan is not None and plan.corrected:
+            record.corrected = {param: version(param) for param in plan.corrected}
         if outcome == "skipped":
             self._skipped(scaler)
         return loss
@@ -279,18 +298,20 @@ class FusedStep(Averages, Stepping):
     state_dict.__doc__ = torch.optim.Optimizer.state_dict.__doc__
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # torch gives all tensors but `step` the parameter's dtype and device, and 16 bits are too
-        # few for a number. What is no tensor, as in old checkpoints, becomes one where torch's
-        # class keeps it.
-        carried = {name for name, _ in _core.carried(self._rule)} - {"step"}
-        if carried:
-            states = {key: dict(state) for key, state in state_dict["state"].items()}
-            for state in states.values():
-                for name in carried & state.keys():
-                    if isinstance(state[name], torch.Tensor):
-                        state[name] = state[name].item()
-            state_dict = {**state_dict, "state": states}
-        super().load_state_dict(state_dict)
+        # The last of the hooks before the load: it sees what the others have left.
+        hook = self.register_load_state_dict_pre_hook(checkpoints.prepare)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+
+    def portable_state_dict(self) -> dict[str, Any]:
+        """What torch's class can load: its names alone, in float32, and its arguments alone.
+
+        Codes and 16-bit states are decoded. Corrections of weights (`master_low`) and averages
+        (`ema`), for which torch has no place, are left out; :meth:`state_dict` has all, to the bit.
+        """
+        return checkpoints.portable(self, {*self._arguments})
 
     load_state_dict.__doc__ = torch.optim.Optimizer.load_state_dict.__doc__
 
@@ -302,10 +323,14 @@ class FusedStep(Averages, Stepping):
         self._refuse_inside_swap("load_state_dict()")
         groups = self.__dict__.get("param_groups", [])
         super().__setstate__(state)
-        # A checkpoint of torch's knows nothing of our arguments: they stay what they are.
-        own = {n: self.defaults.setdefault(n, a.default) for n, a in self._arguments.items()}
-        arguments.adopt(self, own, groups)
+        # A checkpoint of torch's knows nothing of our arguments, others' lack some of torch's: they
+        # stay what they are.
+        for name, argument in self._arguments.items():
+            self.defaults.setdefault(name, argument.default)
+        arguments.adopt(self, self.defaults, groups)
         record = self._record
         # Loaded state replaces tensors; the plan must not keep the old ones until the next step.
         record.plan = record.last = None
+        record.corrected.clear()
+        checkpoints.finish(self)
         record.skipped = self.__dict__.pop("_skipped_steps", record.skipped)
