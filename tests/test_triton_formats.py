@@ -75,7 +75,7 @@ def key_table(of: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 1000, LANES])
-@pytest.mark.parametrize(("name", "rounds"), CASES)
+@pytest.mark.parametrize(("name", "rounds"), dict.fromkeys([*CASES, ("float16", "weight")]))
 def test_encode(name: str, rounds: str, count: int) -> None:
     """Every kind of float32, parts of a block; what lies behind the end is left alone."""
     x, of, noise_key = patterns(LANES)[:count], FORMATS[name], key(1, 2, 3)

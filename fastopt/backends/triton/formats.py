@@ -171,6 +171,19 @@ def decode_split8(p, rest):
 
 
 @triton.jit
+def encode_float16(x, round):
+    # One of the two neighbours: 13 bits are cut, below 2**-14 of the number that one addition lines
+    # up with the subnormal grid.
+    bits = bits_of(x)
+    size = bits & MAGNITUDE
+    lined = bits_of(number(size) + 6.103515625e-05) - (1 << 23)
+    kept = tl.where(size < (113 << 23), lined, size)
+    half = tl.minimum(((kept + round) >> 13) - (112 << 10), 0x7C00)
+    half = tl.where(size > INFINITY, 0x7E00, half)
+    return half | ((bits & SIGN) >> 16)
+
+
+@triton.jit
 def last_place(p):
     # Of a float16 number: where its exponent is, as float32's.
     return tl.maximum((bits_of(p) >> 23) & 255, 113) - 10
@@ -264,6 +277,9 @@ def encode(x, words, DTYPE: tl.constexpr, STORED: tl.constexpr):
         return encode_rest(x, 15, tl.int16)
     elif FORMAT == "rest8":
         return encode_rest(x, 8, tl.int8)
+    elif FORMAT == "float16":
+        p = encode_float16(x, noise(words, STORED, 13))
+        return (p.to(tl.uint16).to(DTYPE, bitcast=True),)
     elif FORMAT == "bfloat16":
         # An infinity's lower half is zero, so that noise does not carry; a NaN's may.
         bits = bits_of(x)
