@@ -77,7 +77,7 @@ def rule(elements: int, algorithm: str, dtype: str, passes: int) -> Kernel:
     states = [[state[key]] * passes for key, _ in _core.states(name, group)]
     carried = [[state[key]] * passes for key, _ in _core.carried(name)]
     update = partial(
-        _core.update, name, *lists, states, carried, b"", group, False, None, threads=1
+        _core.update, name, *lists, states, carried, {}, b"", group, False, None, threads=1
     )
     return Kernel(
         elements * passes,

@@ -16,8 +16,8 @@ namespace fastopt {
 
 void update(const std::string& rule_name, const py::list& params, const py::list& grads,
             const std::vector<py::list>& states, const std::vector<py::list>& carried,
-            const std::string& first, const py::dict& group, bool maximize,
-            std::optional<double> grad_scale, int threads) {
+            const std::map<int, py::list>& seconds, const std::string& first, const py::dict& group,
+            bool maximize, std::optional<double> grad_scale, int threads) {
   const int rule = find_rule(rule_name);
   Group of;
   of.rule = rule;
@@ -27,18 +27,23 @@ void update(const std::string& rule_name, const py::list& params, const py::list
   of.passes.grad_scale = grad_scale.value_or(1);
   const size_t expected = length(kernels().rules[rule].states[of.hyper.variant]);
   of.streams = 2 + int(expected);
-  const size_t numbers = length(kernels().rules[rule].carries);
+  read_formats(group.ptr(), &of);
+  of.carries = carries_of(rule, of.compact);
+  const size_t numbers = length(of.carries);
   of.tensors = of.streams + int(numbers);
   std::vector<py::list> lists = {params, grads};
   lists.insert(lists.end(), states.begin(), states.end());
   lists.insert(lists.end(), carried.begin(), carried.end());
   bool even = states.size() == expected && carried.size() == numbers;
   for (const py::list& list : lists) even &= list.size() == params.size();
+  for (const auto& [stream, list] : seconds) {
+    even &= list.size() == params.size() && stream >= 0 && stream < of.streams && stream != 1;
+  }
   if (!even) {
     throw std::invalid_argument("update() takes, for " + std::to_string(params.size()) +
                                 " parameters, as many gradients, " + std::to_string(expected) +
                                 " lists of as many states and " + std::to_string(numbers) +
-                                " of as many numbers");
+                                " of as many numbers, and second planes of these by place");
   }
 
   Batch batch;
@@ -56,6 +61,11 @@ void update(const std::string& rule_name, const py::list& params, const py::list
       for (size_t k = 0; k < lists.size(); ++k) {
         member.tensors[k] = PyList_GET_ITEM(lists[k].ptr(), i);
       }
+      member.seconds = 0;
+      for (const auto& [stream, list] : seconds) {
+        member.second[stream] = PyList_GET_ITEM(list.ptr(), i);
+        member.seconds |= unsigned(member.second[stream] != Py_None) << stream;
+      }
       member.first = size_t(i) < first.size() && first[size_t(i)];
       members.read(member);
       batch.add(member);
@@ -63,6 +73,8 @@ void update(const std::string& rule_name, const py::list& params, const py::list
     members.settle(&i);
   } catch (const Refused& refused) {
     throw Refused("params[" + std::to_string(i) + "]: " + refused.what());
+  } catch (const Changed& changed) {
+    throw Refused("params[" + std::to_string(i) + "]: " + changed.what());
   }
   if (params.empty()) return;
   increment_versions(params);

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -13,11 +14,13 @@
 namespace fastopt {
 
 // The functional form: one pass over the given lists, with the hyperparameters that a param group
-// would hold. Throws Refused before anything is written.
+// would hold; `seconds` are the second planes of a place's tensors: 0 the parameters, 2 the first
+// state, ... Throws Refused before anything is written.
 void update(const std::string& rule, const pybind11::list& params, const pybind11::list& grads,
             const std::vector<pybind11::list>& states, const std::vector<pybind11::list>& carried,
-            const std::string& first, const pybind11::dict& group, bool maximize,
-            std::optional<double> grad_scale, int threads);
+            const std::map<int, pybind11::list>& seconds, const std::string& first,
+            const pybind11::dict& group, bool maximize, std::optional<double> grad_scale,
+            int threads);
 
 // The states that a group's hyperparameters ask for, each with the number that all of it is before
 // its first step; without one where the first step writes it without reading it.

@@ -198,8 +198,7 @@ void read_formats(PyObject* group, Group* now) {
   };
   now->noisy_params = is_set(group, stochastic_rounding);
   const int states = bits(state_bits), masters = bits(master_weight_bits);
-  now->noisy_states = states || now->noisy_params;
-  now->compact = now->noisy_states || masters;
+  now->compact = states || masters || now->noisy_params;
   now->formats = states << 8 | masters << 1 | int(now->noisy_params);
   if (!now->compact) return;
   now->rounding_seed = PyLong_AsUnsignedLongLongMask(get(group, rounding_seed));

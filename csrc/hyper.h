@@ -70,12 +70,12 @@ struct Group {
   const Rule::Carry* carries;  // these
   pybind11::object params;
   bool flagged;  // it asks for torch's own step
-  // It asks for compact formats, whose noise is keyed by this seed. Where streams are of 16 bits
-  // alone their dtype does not tell that they are rounded by it: the last two do.
+  // It asks for compact formats, whose noise is keyed by this seed. Of streams of 16 bits alone
+  // their dtype does not tell that they are rounded by it: states are, parameters where it says so.
   bool compact = false;
   int formats = 0;  // which of them
   uint64_t rounding_seed = 0;
-  bool noisy_params = false, noisy_states = false;
+  bool noisy_params = false;
 };
 
 // What a group asks for of formats; one that nobody has asked need not have these keys.

@@ -217,7 +217,7 @@ void Members::read_formats(Member& member) {
         break;
     }
     const bool by_noise =
-        view.dtype == Dtype::uint8 || (view.dtype == Dtype::bfloat16 && group.noisy_states);
+view.dtype == Dtype::uint8 || view.dtype == Dtype::bfloat16;
     if (state && by_noise && kind != Rule::kMaximum) {
       stored.rounds = kind == Rule::kSigned ? Rounds::signed_ : Rounds::positive;
       stored.word = words[kind == Rule::kSigned]++;

@@ -131,8 +131,8 @@ void register_step(py::module_& m) {
         }
         return list;
       });
-  m.def("update", update, "rule"_a, "params"_a, "grads"_a, "states"_a, "carried"_a, "first"_a,
-        "group"_a, "maximize"_a, "grad_scale"_a, "threads"_a);
+  m.def("update", update, "rule"_a, "params"_a, "grads"_a, "states"_a, "carried"_a, "seconds"_a,
+        "first"_a, "group"_a, "maximize"_a, "grad_scale"_a, "threads"_a);
 }
 
 using Halves = py::array_t<uint16_t, py::array::c_style | py::array::forcecast>;

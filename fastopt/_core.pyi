@@ -80,6 +80,7 @@ def update(
     grads: list[Tensor],
     states: list[list[Tensor]],
     carried: list[list[Tensor]],
+    seconds: dict[int, list[Tensor | None]],
     first: bytes,
     group: dict[str, Any],
     maximize: bool,

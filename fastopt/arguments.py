@@ -26,7 +26,7 @@ def _limit() -> Argument:
     return Argument(None, "a number >= 0, or None for no limit", lambda x: x is None or x >= 0)
 
 
-# Of every class.
+# Of every class: the passes around its update.
 PASSES = {
     "max_grad_norm": _limit(),
     "max_grad_value": _limit(),
@@ -38,6 +38,21 @@ PASSES = {
     "clear_grads": _switch(),
     "track_stats": _switch(),
 }
+# Likewise; fastopt/precision.py says what they come to.
+FORMATS = {
+    "state_bits": Argument(
+        None, "8, 16, 32, or None for torch's dtype", lambda x: x in (None, 8, 16, 32)
+    ),
+    "min_8bit_size": Argument(4096, "a whole number >= 1", lambda x: x == int(x) and x >= 1),
+    "master_weight_bits": Argument(
+        None, "24, 32, or None for no correction", lambda x: x in (None, 24, 32)
+    ),
+    "stochastic_rounding": _switch(),
+    "rounding_seed": Argument(
+        0, "a whole number from 0 to 2**64 - 1", lambda x: x == int(x) and 0 <= x < 2**64
+    ),
+}
+OWN = PASSES | FORMATS
 FUSED = {"fused": Argument(None, "True, False or None", lambda x: x in (True, False, None))}
 DECOUPLED_WEIGHT_DECAY = {"decoupled_weight_decay": _switch()}
 EPS_IN_SQRT = {"eps_in_sqrt": _switch()}
@@ -48,6 +63,11 @@ def check(arguments: Mapping[str, Argument], values: Mapping[str, Any]) -> None:
     for name, argument in arguments.items():
         if name in values and not argument.allows(values[name]):
             raise ValueError(f"{name} is {values[name]!r}; allowed: {argument.allowed}")
+    if values.get("stochastic_rounding") and values.get("master_weight_bits"):
+        raise ValueError(
+            "stochastic_rounding=True rounds a parameter that has no correction, which "
+            f"master_weight_bits={values['master_weight_bits']} gives it; leave one of them out"
+        )
 
 
 def signature(cls: type, arguments: Mapping[str, Argument]) -> inspect.Signature:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import precision
 from .arguments import PASSES
 from .stepping import Outcome, Stats, Stepping
 
@@ -114,7 +115,8 @@ class Composition:
             state = self.optimizer.state[p]
             if "ema" in state:
                 ema = state["ema"] = state["ema"].resolve_conj()
-                real(ema).lerp_(real(p.detach().to(ema.dtype)), 1 - group["ema_decay"])
+                now = precision.weight(p, state).to(ema.dtype)
+                real(ema).lerp_(real(now), 1 - group["ema_decay"])
             else:
                 state["ema"] = p.detach().clone()
         if before is not None:

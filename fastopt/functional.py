@@ -5,7 +5,10 @@
 of its class does; takes torch's arguments, lists of equal length with one entry per parameter; and
 counts up `state_steps`. A None among states that the first step begins (SGD's momentum buffers) is
 replaced by that parameter's first one. `foreach`, `fused` and `has_complex` are accepted and change
-nothing. `capturable`, `differentiable` and `has_sparse_grad` are torch's own functions' business.
+nothing. Compact formats are given as a param group and a state have them: `state_bits`,
+`master_weight_bits`, `stochastic_rounding`, `rounding_seed`, and lists of what lies beside states
+and parameters, `exp_avg_scales`, ..., `master_lows`.
+`capturable`, `differentiable` and `has_sparse_grad` are torch's own functions' business.
 All raise RuntimeError, before anything is written, where a tensor does not fit its parameter or is
 not a plain CPU tensor.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -22,7 +25,9 @@ import torch
 from torch import Tensor
 
 from . import _core, optim
+from .arguments import FORMATS
 from .optim._fused import FusedStep
+from .precision import ASKING, SCALE
 
 REFUSED = ("capturable", "differentiable", "has_sparse_grad")
 
@@ -36,14 +41,15 @@ class Form:
             f"{cls.__name__} over lists: see :class:`fastopt.{cls.__name__}` for the algorithm, "
             f"`{theirs.__module__}.{theirs.__name__}` for the arguments."
         )
-        self.__signature__ = inspect.signature(theirs)
+        self._rule = cls._rule
+        own = inspect.signature(theirs).parameters
+        formats = self._arguments_of_formats(own)
+        self.__signature__ = inspect.Signature([*own.values(), *formats])
         arguments = self.__signature__.parameters
         self._names, self._known = [*arguments], set(arguments)
         self._places = sum(a.kind is not a.KEYWORD_ONLY for a in arguments.values())
         self._defaults = {n: a.default for n, a in arguments.items() if a.default is not a.empty}
         self._refused = [name for name in REFUSED if name in arguments]
-        self._rule = cls._rule
-        self._carried = [name for name, _ in _core.carried(self._rule)]
         # What torch's form has no argument for is what the class has it be; and where a param group
         # has betas, torch's forms have beta1 and beta2.
         group, numbers = cls([torch.empty(0)]).param_groups[0], _core.hyper(self._rule)
@@ -53,6 +59,17 @@ class Form:
             for key, count in numbers.items()
             if count > 1
         }
+
+    def _arguments_of_formats(self, theirs: Mapping[str, Any]) -> list[inspect.Parameter]:
+        """Those of compact formats: what a param group says, then lists of second planes."""
+        states = {name for variant in _core.variants(self._rule) for name in variant}
+        said = {name: FORMATS[name].default for name in (*ASKING, "rounding_seed")}
+        lists = ["master_lows", *(f"{name}{SCALE}s" for name in sorted(states))]
+        if not any(name in theirs for name in names_of_list("step")):
+            lists.append("state_steps")  # noise is keyed by it, whatever the rule
+        values = said | dict.fromkeys(lists)
+        kind = inspect.Parameter.KEYWORD_ONLY
+        return [inspect.Parameter(name, kind, default=value) for name, value in values.items()]
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         by_place = dict(zip(self._names, args, strict=False))
@@ -74,7 +91,11 @@ class Form:
         for key, names in self._several.items():
             group[key] = [given[name] for name in names]
         states = _core.states(self._rule, group)
-        kept = [list_of(given, name) for name in (*dict(states), *self._carried)]
+        numbers = dict(_core.carried(self._rule, group))
+        kept = [list_of(given, name) for name in (*dict(states), *numbers)]
+        lows = {0: given["master_lows"]}
+        lows |= {k: given[f"{name}{SCALE}s"] for k, (name, _) in enumerate(states, 2)}
+        seconds = {place: of for place, of in lows.items() if of is not None}
         check(len(params), {"grads": grads, **{name: given[name] for name in kept}})
         lists = [given[name] for name in kept[: len(states)]]
         carried = [given[name] for name in kept[len(states) :]]
@@ -88,7 +109,17 @@ class Form:
         scale = None if grad_scale is None else grad_scale.item()
         threads, maximize = torch.get_num_threads(), given["maximize"]
         _core.update(
-            self._rule, params, grads, begun, carried, first, group, maximize, scale, threads
+            self._rule,
+            params,
+            grads,
+            begun,
+            carried,
+            seconds,
+            first,
+            group,
+            maximize,
+            scale,
+            threads,
         )
         for of, now in zip(lists, begun, strict=True):
             of[:] = now
@@ -96,8 +127,11 @@ class Form:
 
 def list_of(given: dict[str, Any], state: str) -> str:
     """The argument that lists a state: `exp_avgs`, `momentum_buffer_list`, `state_steps`."""
-    names = (f"{state}s", f"{state}_list", f"state_{state}s")
-    return next(name for name in names if name in given)
+    return next(name for name in names_of_list(state) if name in given)
+
+
+def names_of_list(state: str) -> tuple[str, ...]:
+    return f"{state}s", f"{state}_list", f"state_{state}s"
 
 
 def begin(states: list[Tensor], grads: list[Tensor]) -> list[Tensor]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import _core
-from .composition import Composition, passes_on, real, without_passes
+from . import _core, precision
+from .composition import Composition, passes_on, without_passes
 from .routes import (
     ENVIRONMENT,
     SETTING,
@@ -53,12 +53,12 @@ class NewStates:
 
     fresh: bytes
     new_averages: bytes  # likewise 1 where the average is new
-    created: list[tuple[Tensor, dict[str, Tensor]]]
+    created: list[tuple[Tensor, dict[str, Tensor | None]]]  # None: taken away
     kept: list[tuple[Tensor, int, dict[str, Any] | None]]  # parameter, its version, state before
 
     def store(self, optimizer: Stepping) -> None:
         for param, created in self.created:
-            optimizer.state[param].update(created)
+            precision.put(optimizer.state[param], created)
 
     @torch.no_grad()
     def begin_averages(self) -> None:
@@ -66,8 +66,8 @@ class NewStates:
         does this by itself.
         """
         for param, created in self.created:
-            if "ema" in created:
-                created["ema"].copy_(param)
+            if (average := created.get("ema")) is not None:
+                average.copy_(param)
 
     def take_back(self, optimizer: Stepping) -> None:
         """Put every entry back where and as it was, None among them; not where autograd was told of
@@ -84,10 +84,12 @@ class NewStates:
 
 
 def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
-    """Create the states that torch would, for every engine parameter that now has a gradient."""
+    """Create the states that torch would, in the formats that are asked for, for every engine
+    parameter that now has a gradient, and convert those that are in others.
+    """
     rule = optimizer._rule
     fresh, new_averages = bytearray(len(routes)), bytearray(len(routes))
-    new: list[tuple[Tensor, dict[str, Tensor]]] = []
+    new: list[tuple[Tensor, dict[str, Tensor | None]]] = []
     kept: list[tuple[Tensor, int, dict[str, Any] | None]] = []
     for index, (group, param) in enumerate(parameters(optimizer)):
         if routes[index].backend == "torch" or param.grad is None:
@@ -95,7 +97,9 @@ def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
         there = optimizer.state.get(param)
         kept.append((param, version(param), None if there is None else dict(there)))
         state = there or {}
-        created: dict[str, Tensor] = {}
+        created: dict[str, Tensor | None] = {}
+        if unfit := precision.unfit(group, param):
+            raise refusal(optimizer, index, f"it {unfit}")
         wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
         for name, number in _core.carried(rule, group):
             if name not in state:
@@ -105,14 +109,15 @@ def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
             found = state.get(name)
             if found is None:
                 fresh[index] |= start is None
-                like = param.grad if start is None else param
-                created[name] = torch.zeros_like(like, requires_grad=False)
-                if start:
-                    real(created[name]).fill_(start)
+                created |= precision.new_state(group, param, rule, name, start)
             elif isinstance(found, Tensor) and found.layout != torch.strided:
                 # As torch's own step leaves a momentum buffer after a sparse gradient.
                 reason = f"its state {name!r} has layout {found.layout}, but its gradient is dense"
                 raise refusal(optimizer, index, f"{reason}; to_dense() the state first")
+        try:
+            created |= precision.converted(group, param, rule, state)
+        except _core.Refused as refused:
+            raise refusal(optimizer, index, str(refused)) from refused
         if group["ema_decay"] is not None and "ema" not in state:
             created["ema"] = param.detach().clone()
             new_averages[index] = 1

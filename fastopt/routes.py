@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import _core
 from .backends import cpu, triton
+from .precision import ASKING
 from .stepping import Stepping
 
 BACKENDS = ("auto", "cpu", "triton", "torch")
@@ -46,8 +47,10 @@ def backend_setting() -> str:
 # same object while nobody sets it.
 ENVIRONMENT: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
 SETTING = os.fsencode("FASTOPT_BACKEND")
-# What decides, beside FASTOPT_BACKEND, over the way of a group's parameters.
-FLAGS = ("differentiable", "capturable", "eps_in_sqrt")
+# What only our kernels can do; then what decides, beside FASTOPT_BACKEND, over the way of a group's
+# parameters.
+OURS = ("eps_in_sqrt", *ASKING)
+FLAGS = ("differentiable", "capturable", *OURS)
 
 
 def flags(optimizer: Stepping) -> list[list[Any]]:
@@ -82,11 +85,13 @@ def name_of(optimizer: Stepping, index: int) -> str:
 def route(optimizer: Stepping, group: dict[str, Any], param: Tensor, index: int) -> Route:
     """Decide the path of one parameter; raise where no path can take it."""
     found = best_route(optimizer, group, param, index)
-    if found.backend == "torch" and group.get("eps_in_sqrt"):
+    asked = [name for name in OURS if group.get(name)]
+    if found.backend == "torch" and asked:
+        needs = ", ".join(f"{name}={group[name]}" for name in asked)
         raise RuntimeError(
-            f"eps_in_sqrt=True needs fastopt's own kernels, but parameter "
-            f"{name_of(optimizer, index)} takes torch's step ({found.reason}): mend that, or leave "
-            "eps_in_sqrt out. No parameter was changed"
+            f"{needs} needs fastopt's own kernels, but parameter {name_of(optimizer, index)} takes "
+            f"torch's step ({found.reason}): mend that, or leave {', '.join(asked)} out. No "
+            "parameter was changed"
         )
     return found
 

@@ -41,6 +41,12 @@ def split(hyper: dict[str, Any], form: Callable[..., Any], cls: Any) -> dict[str
     return {k: v for k, v in group.items() if k in names and k not in flags}
 
 
+def counts_steps(form: Callable[..., Any]) -> bool:
+    """Whether it takes step counts by place, as torch's form does."""
+    steps = inspect.signature(form).parameters.get("state_steps")
+    return steps is not None and steps.kind is not steps.KEYWORD_ONLY
+
+
 def begun(name: str, p: Tensor, start: float | None) -> Tensor | None:
     if start is None:
         return None
@@ -66,7 +72,7 @@ class Lists:
     def call(self, form: Callable[..., Any], grads: list[Tensor], **more: Any) -> None:
         optimizer = self.case.optimizer
         lists = [self.states[name] for name in optimizer.functional_states]
-        if "state_steps" in inspect.signature(form).parameters:
+        if counts_steps(form):
             lists.append(self.steps)
         form(self.params, grads, *lists, **split(self.case.hyper, form, optimizer.ours), **more)
 
@@ -78,7 +84,9 @@ def gradients(dtype: torch.dtype, k: int) -> list[Tensor]:
 def test_signature(optimizer: Optimizer) -> None:
     ours = inspect.signature(optimizer.ours_functional).parameters
     theirs = inspect.signature(optimizer.theirs_functional).parameters
-    assert list(ours) == list(theirs)
+    added = [argument for name, argument in ours.items() if name not in theirs]
+    assert list(ours)[: len(theirs)] == list(theirs)
+    assert all(a.kind is a.KEYWORD_ONLY and a.default is not a.empty for a in added)
     for name, argument in theirs.items():
         assert ours[name].default == argument.default, name
         assert ours[name].kind == argument.kind, name
@@ -122,7 +130,7 @@ def test_tensor_hyperparameters(optimizer: Optimizer) -> None:
     options = split({}, form, optimizer.ours)
     a.call(form, grads)
     lists = [b.states[name] for name in optimizer.functional_states]
-    if "state_steps" in inspect.signature(form).parameters:
+    if counts_steps(form):
         lists.append(b.steps)
     tensors = {
         k: torch.tensor(v, dtype=torch.float64) if k in ("lr", "beta1", "beta2") else v
@@ -161,7 +169,7 @@ def test_arguments_that_torchs_form_does_not_take(optimizer: Optimizer) -> None:
     form, grads = optimizer.ours_functional, gradients(torch.float32, 1)
     options = split({}, form, optimizer.ours)
     states = [lists.states[name] for name in optimizer.functional_states]
-    if "state_steps" in inspect.signature(form).parameters:
+    if counts_steps(form):
         states.append(lists.steps)
     misspelt = {**options, "lrr": options["lr"]}
     del misspelt["lr"]
@@ -242,7 +250,7 @@ def test_what_torchs_forms_alone_do(optimizer: Optimizer, option: str) -> None:
     lists = Lists(Case(optimizer, "default"), torch.float32)
     options = {k: v for k, v in split({}, form, optimizer.ours).items() if k != option}
     states = [lists.states[name] for name in optimizer.functional_states]
-    if "state_steps" in inspect.signature(form).parameters:
+    if counts_steps(form):
         states.append(lists.steps)
     with pytest.raises(RuntimeError, match=f"has no {option}=True"):
         form(lists.params, gradients(torch.float32, 1), *states, **options, **{option: True})
@@ -259,4 +267,50 @@ def test_the_core_counts_its_lists() -> None:
         (one, [one], [one]),
     ]:
         with pytest.raises(ValueError, match="for 1 parameters, as many gradients"):
-            _core.update("sgd", one, grads, states, carried, b"", group, False, None, 1)
+            _core.update("sgd", one, grads, states, carried, {}, b"", group, False, None, 1)
+
+
+FORMATS = [
+    {"state_bits": 8, "rounding_seed": 3},
+    {"state_bits": 16, "stochastic_rounding": True},
+    {"state_bits": 8, "master_weight_bits": 24},
+]
+
+
+@pytest.mark.parametrize("formats", FORMATS, ids=str)
+def test_compact_formats(optimizer: Optimizer, formats: dict[str, Any]) -> None:
+    """The tensors that a class's optimizer keeps, given as lists."""
+    form, hyper = optimizer.ours_functional, optimizer.strongest
+    assert form is not None
+    params = [torch.nn.Parameter(values(s, torch.bfloat16, seed=1)) for s in [(64, 64), (4100,)]]
+    ours = optimizer.ours(params, **hyper, **formats)
+    lists: list[Tensor] = []
+    kept: list[dict[str, Tensor]] = []
+    for k in range(3):
+        for i, p in enumerate(params):
+            p.grad = values(p.shape, torch.bfloat16, seed=10 * k + i)
+        ours.step()
+        if not kept:  # from here on by itself
+            lists = [p.detach().clone() for p in params]
+            kept = [{n: t.clone() for n, t in ours.state[p].items()} for p in params]
+            continue
+        given = [[of.get(name) for of in kept] for name in optimizer.functional_states]
+        if counts_steps(form):
+            given.append([of["step"] for of in kept])
+        named = {f"{n}s": [of[n] for of in kept] for n in kept[0] if n.endswith("_scale")}
+        if "master_low" in kept[0]:
+            named["master_lows"] = [of["master_low"] for of in kept]
+        if not counts_steps(form):
+            named["state_steps"] = [of["step"] for of in kept]
+        form(
+            lists,
+            [p.grad for p in params],
+            *given,
+            **split(hyper, form, optimizer.ours),
+            **named,
+            **formats,
+        )
+        for p, mine, of in zip(params, lists, kept, strict=True):
+            assert_same_bits(p.detach(), mine)
+            for name, t in ours.state[p].items():
+                assert torch.equal(of[name], t), name

@@ -20,11 +20,11 @@ from torch.optim.optimizer import (
     _global_optimizer_pre_hooks,
 )
 
-from .. import _core, arguments
-from ..arguments import PASSES, Argument
+from .. import _core, arguments, precision
+from ..arguments import OWN, Argument
 from ..composition import measures
 from ..plan import Plan
-from ..routes import parameters
+from ..routes import name_of, parameters
 from ..stepping import NO_SCALER, Scaler, Stepping
 from ._average import Averages
 from ._record import LeftOut, Record
@@ -35,7 +35,7 @@ NO_PLAN = (-1, "there is no plan yet")
 class FusedStep(Averages, Stepping):
     """Mixin before one of torch's optimizer classes: its update, done by fastopt's engine."""
 
-    _arguments: ClassVar[Mapping[str, Argument]] = PASSES  # those that torch's class lacks
+    _arguments: ClassVar[Mapping[str, Argument]] = OWN  # those that torch's class lacks
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -56,6 +56,8 @@ class FusedStep(Averages, Stepping):
         super().__init__(*args, **kwargs)
         self.defaults.update(own)
         arguments.adopt(self, own, [])
+        for place in range(len(self.param_groups)):
+            self._check_formats(place)
         if own.get("fused"):  # as torch's classes that have it
             if self.defaults["differentiable"]:
                 raise RuntimeError("`fused` does not support `differentiable`")
@@ -63,10 +65,23 @@ class FusedStep(Averages, Stepping):
                 raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        arguments.check(self._arguments, param_group)
+        arguments.check(self._arguments, {**self.defaults, **param_group})
         super().add_param_group(param_group)
+        try:
+            self._check_formats(len(self.param_groups) - 1)
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     add_param_group.__doc__ = torch.optim.Optimizer.add_param_group.__doc__
+
+    def _check_formats(self, place: int) -> None:
+        """Raise ValueError where a param group asks for formats that do not suit its parameters."""
+        group = self.param_groups[place]
+        first = sum(len(before["params"]) for before in self.param_groups[:place])
+        for index, param in enumerate(group["params"], first):
+            if reason := precision.unfit(group, param):
+                raise ValueError(f"parameter {name_of(self, index)} {reason}")
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.

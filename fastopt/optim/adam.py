@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..arguments import EPS_IN_SQRT, PASSES
+from ..arguments import EPS_IN_SQRT, OWN
 from ._fused import FusedStep
 
 
@@ -70,7 +70,7 @@ class Adam(FusedStep, torch.optim.Adam):
     """
 
     _rule = "adam"
-    _arguments = EPS_IN_SQRT | PASSES
+    _arguments = EPS_IN_SQRT | OWN
 
 
 class AdamW(FusedStep, torch.optim.AdamW):
@@ -91,4 +91,4 @@ class AdamW(FusedStep, torch.optim.AdamW):
     """
 
     _rule = "adam"
-    _arguments = EPS_IN_SQRT | PASSES
+    _arguments = EPS_IN_SQRT | OWN

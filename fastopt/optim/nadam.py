@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..arguments import FUSED, PASSES
+from ..arguments import FUSED, OWN
 from ._fused import FusedStep
 
 
@@ -53,4 +53,4 @@ class NAdam(FusedStep, torch.optim.NAdam):
     """
 
     _rule = "nadam"
-    _arguments = FUSED | PASSES
+    _arguments = FUSED | OWN

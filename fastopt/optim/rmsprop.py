@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..arguments import DECOUPLED_WEIGHT_DECAY, EPS_IN_SQRT, FUSED, PASSES
+from ..arguments import DECOUPLED_WEIGHT_DECAY, EPS_IN_SQRT, FUSED, OWN
 from ._fused import FusedStep
 
 
@@ -52,4 +52,4 @@ class RMSprop(FusedStep, torch.optim.RMSprop):
     """
 
     _rule = "rmsprop"
-    _arguments = FUSED | DECOUPLED_WEIGHT_DECAY | EPS_IN_SQRT | PASSES
+    _arguments = FUSED | DECOUPLED_WEIGHT_DECAY | EPS_IN_SQRT | OWN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..arguments import DECOUPLED_WEIGHT_DECAY, PASSES
+from ..arguments import DECOUPLED_WEIGHT_DECAY, OWN
 from ._fused import FusedStep
 
 
@@ -47,4 +47,4 @@ class SGD(FusedStep, torch.optim.SGD):
     """
 
     _rule = "sgd"
-    _arguments = DECOUPLED_WEIGHT_DECAY | PASSES
+    _arguments = DECOUPLED_WEIGHT_DECAY | OWN

@@ -1,0 +1,181 @@
+"""What a param group asks for of compact formats: whom it suits, what each state is kept in, going
+over to it and back, then what all of it weighs.
+
+The formats themselves are the engine's: fastopt/formats.py has them in NumPy, docs/precision.md in
+words. A state in codes is two tensors: `exp_avg` in uint8, with the parameter's shape, and
+`exp_avg_scale`, a uint8 for each block of it. A parameter of 16 bits has its correction beside it
+in `master_low`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _core
+from .formats import BLOCK
+
+LOW, SCALE = "master_low", "_scale"
+CORRECTIONS = {24: torch.int8, 32: torch.int16}
+ASKING = ("state_bits", "master_weight_bits", "stochastic_rounding")
+HALVES = (torch.bfloat16, torch.float16)
+PLANES = (torch.uint8, torch.int8, torch.int16)  # dtypes that no state of torch's has
+
+
+# ---- what is asked ----
+def asked(group: dict[str, Any]) -> list[str]:
+    """The names of the arguments by which a param group asks for compact formats."""
+    return [name for name in ASKING if group.get(name)]
+
+
+def unfit(group: dict[str, Any], param: Tensor) -> str:
+    """Why a parameter cannot have what its group asks for, or an empty string."""
+    allowed = (torch.float32, *HALVES)
+    dtype = str(param.dtype).removeprefix("torch.")
+    if asked(group) and param.dtype not in allowed:
+        return (
+            f"is {dtype}, but {', '.join(asked(group))} are for float32, bfloat16 and float16: "
+            "give it a param group without them"
+        )
+    if group.get("master_weight_bits") and param.dtype not in HALVES:
+        return (
+            f"is {dtype}, which master_weight_bits={group['master_weight_bits']} has nothing to "
+            "add to: it corrects a parameter of bfloat16 or float16. Cast the parameter, or give "
+            "it a param group without master_weight_bits"
+        )
+    return ""
+
+
+def dtype_of(group: dict[str, Any], param: Tensor) -> torch.dtype | None:
+    """What a parameter's states are kept in: uint8 for codes, None for whatever torch has them in.
+
+    Codes go by the parameter's global shape, so that no sharding by rows cuts a block or changes
+    the choice: rows are whole blocks.
+    """
+    bits = group.get("state_bits")
+    if bits is None:
+        return None
+    if bits == 16:
+        return torch.bfloat16
+    large = bits == 8 and param.numel() >= group["min_8bit_size"]
+    whole = large and (param.ndim < 2 or param[0].numel() % BLOCK == 0)
+    return torch.uint8 if whole else torch.float32
+
+
+def blocks(param: Tensor) -> tuple[int, ...]:
+    """The shape of the scales of a parameter's codes: rows of blocks."""
+    row = param[0].numel() if param.ndim > 1 and param.numel() else 0
+    if row and row % BLOCK == 0:
+        return param.shape[0], row // BLOCK
+    return (-(-param.numel() // BLOCK),)
+
+
+# ---- going over ----
+def decoded(codes: Tensor, scale: Tensor, rule: str, name: str) -> Tensor:
+    """A state in codes as float32."""
+    planes = [t.detach().cpu().contiguous().view(-1).numpy() for t in (codes, scale)]
+    numbers = _core.decode(_format(rule, name), planes[0], planes[1], codes.numel())
+    like = torch.empty_like(codes, dtype=torch.float32)
+    return like.copy_(torch.from_numpy(numbers).view(codes.shape))
+
+
+def encoded(x: Tensor, param: Tensor, rule: str, name: str) -> dict[str, Tensor]:
+    """A state in codes, rounded to nearest: there is no step to key noise by."""
+    numbers = x.detach().float().cpu().contiguous().view(-1).numpy()
+    if _core.kind(rule, name) != "signed" and (numbers < 0).any():
+        raise _core.Refused(f"its state {name!r} has negative numbers, which its codes do not")
+    words = np.zeros(numbers.size, np.uint32)
+    codes, scale = _core.encode(_format(rule, name), "nearest", numbers, words)
+    like = torch.empty_like(param, dtype=torch.uint8, requires_grad=False)
+    return {
+        name: like.copy_(torch.from_numpy(codes).view(param.shape)),
+        name + SCALE: torch.from_numpy(scale).view(blocks(param)).to(param.device),
+    }
+
+
+def _format(rule: str, name: str) -> str:
+    return "signed8" if _core.kind(rule, name) == "signed" else "positive8"
+
+
+def new_state(
+    group: dict[str, Any], param: Tensor, rule: str, name: str, start: float | None
+) -> dict[str, Tensor]:
+    """A state that has had no step. `start` None: the first one writes it."""
+    dtype = dtype_of(group, param)
+    if dtype == torch.uint8:
+        if start:
+            return encoded(torch.full_like(param, start), param, rule, name)
+        scale = torch.zeros(blocks(param), dtype=torch.uint8, device=param.device)
+        return {
+            name: torch.zeros_like(param, dtype=dtype, requires_grad=False),
+            name + SCALE: scale,
+        }
+    # A momentum buffer begins as the gradient.
+    like = param.grad if start is None and param.grad is not None else param
+    made = torch.zeros_like(like, dtype=dtype, requires_grad=False)
+    if start:
+        (torch.view_as_real(made) if made.is_complex() else made).fill_(start)
+    return {name: made}
+
+
+def converted(
+    group: dict[str, Any], param: Tensor, rule: str, state: dict[str, Any]
+) -> dict[str, Tensor | None]:
+    """What of a parameter's state is not kept as its group asks, as it is to be; None where it is
+    to go.
+    """
+    changed: dict[str, Tensor | None] = {}
+    dtype = dtype_of(group, param)
+    for name, _ in _core.states(rule, group):
+        value, scale = state.get(name), state.get(name + SCALE)
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            continue
+        if scale is None:
+            if dtype == torch.uint8 and value.dtype != torch.uint8:
+                changed |= encoded(value, param, rule, name)
+            elif dtype not in (None, torch.uint8, value.dtype):
+                changed[name] = value.to(dtype)
+        elif group.get("state_bits") != 8:
+            plain = decoded(value, scale, rule, name).to(dtype or param.dtype)
+            changed |= {name: plain, name + SCALE: None}
+    low, wanted = state.get(LOW), CORRECTIONS.get(group.get("master_weight_bits") or 0)
+    if low is None and wanted:
+        changed[LOW] = torch.zeros_like(param, dtype=wanted, requires_grad=False)
+    elif low is not None and wanted is None:
+        changed[LOW] = None
+    elif low is not None and wanted is not None and low.dtype != wanted:
+        # An int16 counts 2^-16 of a bfloat16's last place, but 2^-15 of a float16's; an int8 2^-8.
+        unit = 256 if param.dtype == torch.bfloat16 else 128
+        wide = low.float() / unit if wanted == torch.int8 else low.float() * unit
+        limits = torch.iinfo(wanted)
+        changed[LOW] = wide.round().clamp(limits.min, limits.max).to(wanted)
+    return changed
+
+
+def put(state: dict[str, Any], changed: dict[str, Tensor | None]) -> None:
+    for name, value in changed.items():
+        if value is None:
+            del state[name]
+        else:
+            state[name] = value
+
+
+def weight(param: Tensor, state: dict[str, Any]) -> Tensor:
+    """A parameter with its correction, in float32; without one, itself."""
+    low = state.get(LOW)
+    if low is None:
+        return param.detach()
+    form = {
+        (torch.bfloat16, torch.int16): "split16",
+        (torch.bfloat16, torch.int8): "split8",
+        (torch.float16, torch.int16): "rest16",
+        (torch.float16, torch.int8): "rest8",
+    }[param.dtype, low.dtype]
+    planes = [
+        t.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy() for t in (param, low)
+    ]
+    numbers = torch.from_numpy(_core.decode(form, planes[0], planes[1], param.numel()))
+    return torch.empty_like(param, dtype=torch.float32).copy_(numbers.view(param.shape))
