@@ -25,6 +25,7 @@ MEASUREMENTS: dict[str, list[str]] = {
     "tail": ["tail", "--budget", "2"],
     "curves": ["curves"],
     "train": ["train"],
+    "quality": ["quality"],
     "peers": ["peers"],
     "micro": ["micro", "--budget", "0.5"],
     "profile": ["profile", "--budget", "0.5"],

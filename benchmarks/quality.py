@@ -97,7 +97,7 @@ class Task:
 TASKS = {
     "transformer": Task(partial(Transformer, d=64, layers=2), text, steps=400, seeds=5, lr=3e-3),
     "conv": Task(conv, digits, steps=300, seeds=8, lr=2e-3),
-    "mlp": Task(mlp, digits, steps=1000, seeds=10, lr=1e-3),
+    "mlp": Task(mlp, digits, steps=1000, seeds=8, lr=2e-3),
 }
 
 

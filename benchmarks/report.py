@@ -8,17 +8,29 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from benchmarks import cpu, curves, gpu, micro, peers, plots, profiling, record, tail, train
+from benchmarks import (
+    cpu,
+    curves,
+    gpu,
+    micro,
+    peers,
+    plots,
+    profiling,
+    quality,
+    record,
+    tail,
+    train,
+)
 from benchmarks.record import Record
 from benchmarks.session import heading, markdown, notes
 
 HELP = "pictures, the README's tables and one HTML page of saved records"
 
-QUESTIONS = [m.QUESTION for m in (cpu, gpu, peers, tail, curves, train, micro, profiling)]
+QUESTIONS = [m.QUESTION for m in (cpu, gpu, peers, tail, curves, train, quality, micro, profiling)]
 TABLES = {question.kind: question.table for question in QUESTIONS}
 # What of them the README leaves out.
 DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
-IN_README = ("cpu", "tail", "peers", "train")
+IN_README = ("cpu", "tail", "peers", "train", "quality")
 
 # Pictures are drawn for white; on a dark page their lightness is turned around, their hues kept.
 STYLE = """
