@@ -22,6 +22,7 @@ HELP = "every measurement, its JSON, the pictures, the report, the README's tabl
 # on 2 cores.
 MEASUREMENTS: dict[str, list[str]] = {
     "cpu": ["cpu", "--budget", "2"],
+    "compact": ["compact", "--budget", "2"],
     "tail": ["tail", "--budget", "2"],
     "curves": ["curves"],
     "train": ["train"],
@@ -52,7 +53,9 @@ def main(arguments: argparse.Namespace) -> int:
 
     chosen = dict(MEASUREMENTS)
     for isa in arguments.isa or ():
-        chosen |= {f"{k}-{isa}": [*MEASUREMENTS[k], "--isa", isa] for k in ("cpu", "tail")}
+        chosen |= {
+            f"{k}-{isa}": [*MEASUREMENTS[k], "--isa", isa] for k in ("cpu", "compact", "tail")
+        }
     for name, command in chosen.items():
         out = arguments.out / f"{name}.json"
         run(name, *command, *["--quick"] * arguments.quick, "--out", str(out))

@@ -9,6 +9,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from benchmarks import (
+    compact,
     cpu,
     curves,
     gpu,
@@ -26,11 +27,12 @@ from benchmarks.session import heading, markdown, notes
 
 HELP = "pictures, the README's tables and one HTML page of saved records"
 
-QUESTIONS = [m.QUESTION for m in (cpu, gpu, peers, tail, curves, train, quality, micro, profiling)]
+MEASURED = (cpu, compact, gpu, peers, tail, curves, train, quality, micro, profiling)
+QUESTIONS = [measured.QUESTION for measured in MEASURED]
 TABLES = {question.kind: question.table for question in QUESTIONS}
 # What of them the README leaves out.
 DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
-IN_README = ("cpu", "tail", "peers", "train", "quality")
+IN_README = ("cpu", "compact", "tail", "peers", "train", "quality")
 
 # Pictures are drawn for white; on a dark page their lightness is turned around, their hues kept.
 STYLE = """

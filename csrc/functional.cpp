@@ -101,6 +101,18 @@ std::vector<std::pair<std::string, std::optional<double>>> states(const std::str
   return list;
 }
 
+std::map<std::string, std::string> kinds(const std::string& rule_name, const py::dict& group) {
+  static constexpr const char* kNames[] = {"signed", "positive", "maximum", "exact"};
+  const int index = find_rule(rule_name);
+  const Rule& rule = kernels().rules[index];
+  std::map<std::string, std::string> kinds;
+  const int variant = read_hyper(index, group.ptr(), false).variant;
+  for (const Rule::State* state = rule.states[variant]; state->name; ++state) {
+    kinds[state->name] = kNames[state->kind];
+  }
+  return kinds;
+}
+
 std::pair<std::vector<double>, std::vector<int64_t>> hyperparameters(const std::string& rule,
                                                                      const py::dict& group) {
   const Hyper hyper = read_hyper(find_rule(rule), group.ptr(), false);

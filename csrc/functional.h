@@ -27,6 +27,9 @@ void update(const std::string& rule, const pybind11::list& params, const pybind1
 std::vector<std::pair<std::string, std::optional<double>>> states(const std::string& rule,
                                                                   const pybind11::dict& group);
 
+// Of these states, what numbers each holds: "signed", "positive", "maximum" or "exact".
+std::map<std::string, std::string> kinds(const std::string& rule, const pybind11::dict& group);
+
 // A group's numbers in the rule's order and, of those that are tensors on a device, their addresses
 // (see Hyper::at), without reading these.
 std::pair<std::vector<double>, std::vector<int64_t>> hyperparameters(const std::string& rule,

@@ -216,9 +216,8 @@ void Members::read_formats(Member& member) {
       default:
         break;
     }
-    const bool by_noise =
-view.dtype == Dtype::uint8 || view.dtype == Dtype::bfloat16;
-    if (state && by_noise && kind != Rule::kMaximum) {
+    const bool by_noise = view.dtype == Dtype::uint8 || view.dtype == Dtype::bfloat16;
+    if (state && by_noise && (kind == Rule::kSigned || kind == Rule::kPositive)) {
       stored.rounds = kind == Rule::kSigned ? Rounds::signed_ : Rounds::positive;
       stored.word = words[kind == Rule::kSigned]++;
       if (stored.word >= kWords) throw Refused("it has too many states that are rounded by noise");

@@ -64,21 +64,6 @@ void register_rules(py::module_& m) {
       },
       "rule"_a);
   m.def(
-      "kind",
-      [](const std::string& rule, const std::string& state) -> std::string {
-        const Rule& r = kernels().rules[find_rule(rule)];
-        for (int v = 0; v < r.variants; ++v) {
-          for (const Rule::State* s = r.states[v]; s->name; ++s) {
-            if (state != s->name) continue;
-            return s->kind == Rule::kSigned     ? "signed"
-                   : s->kind == Rule::kPositive ? "positive"
-                                                : "maximum";
-          }
-        }
-        throw std::invalid_argument("rule '" + rule + "' has no state '" + state + "'");
-      },
-      "rule"_a, "state"_a);
-  m.def(
       "scalar_names",
       [](const std::string& rule) { return names(kernels().rules[find_rule(rule)].scalar_names); },
       "rule"_a);
@@ -86,6 +71,7 @@ void register_rules(py::module_& m) {
       "takes_sparse",
       [](const std::string& rule) { return kernels().rules[find_rule(rule)].sparse; }, "rule"_a);
   m.def("states", states, "rule"_a, "group"_a);
+  m.def("kinds", kinds, "rule"_a, "group"_a);
   m.def("hyperparameters", hyperparameters, "rule"_a, "group"_a);
   m.def("scalars", scalars, "rule"_a, "group"_a, "carried"_a, "first"_a = false);
 }

@@ -3,7 +3,8 @@
     import fastopt
     optimizer = fastopt.AdamW(model.parameters(), lr=1e-3)
 
-The optimizer classes, then explain(), which tells the path each parameter takes and why, then
+The optimizer classes; explain(), which tells the path each parameter takes and why; memory(), which
+tells beforehand what training takes; then
 fastopt.functional: one fused pass over given lists, one function a rule.
 """
 
@@ -30,10 +31,11 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
 
 from . import functional, optim
 from .explain import explain
+from .memory import memory
 from .optim import *  # noqa: F403 - every optimizer class
 
 _core.isa()  # a wrong FASTOPT_ISA is reported here, not in the middle of training
 
 __version__ = "0.1.0"
-__all__ = ["explain", "functional"]
+__all__ = ["explain", "functional", "memory"]
 __all__ += optim.__all__

@@ -5,9 +5,11 @@ import platform
 import torch
 
 import fastopt
-from fastopt import _core, openmp
+from fastopt import _core, memory, openmp, optim
 from fastopt.backends.triton import missing
 from fastopt.routes import BACKENDS, backend_setting
+
+BESIDE = ("weights", "gradients", "numbers")
 
 
 def main() -> None:
@@ -19,7 +21,17 @@ def main() -> None:
     print(*openmp.report(), sep="\n")
     print(f"backend: {backend_setting()} (one of {', '.join(BACKENDS)}; FASTOPT_BACKEND)")
     print(f"triton: {missing() or 'installed, imported when a GPU tensor asks for it'}")
-    print(f"rules: {', '.join(_core.rules())}")
+    print("optimizers, with the bytes a parameter of their states by state_bits:")
+    with torch.device("meta"):
+        matrix = torch.empty(64, 64, requires_grad=True)
+    for cls in optim.CLASSES:
+        weighed = {bits: memory([matrix], cls, state_bits=bits) for bits in (32, 16, 8)}
+        states = [kind for kind in weighed[32].bytes if kind not in BESIDE]
+        sizes = (
+            f"{bits} bits {sum(m.bytes[state] for state in states) / m.elements:.2f}"
+            for bits, m in weighed.items()
+        )
+        print(f"  {cls.__name__}: {', '.join([*states, *sizes] if states else ['no states'])}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .backends import cpu, triton
+from .memory import Memory, weigh
 from .optim._fused import FusedStep
 from .routes import parameters, route
 
@@ -32,13 +33,15 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What explain() found; prints as one line a bucket."""
+    """What explain() found; prints as one line a bucket, and one of the memory."""
 
     optimizer: str
     buckets: tuple[Bucket, ...]
+    memory: Memory | None = None  # None where the optimizer is not fastopt's
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.optimizer}:", *(f"  {bucket}" for bucket in self.buckets)])
+        lines = [f"{self.optimizer}:", *(f"  {bucket}" for bucket in self.buckets)]
+        return "\n".join(lines + [f"  memory: {self.memory}"] * (self.memory is not None))
 
 
 def explain(optimizer: torch.optim.Optimizer) -> Explanation:
@@ -52,7 +55,8 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
         optimizer: any optimizer; one that is not fastopt's is explained as such.
 
     Returns:
-        An :class:`Explanation`: `buckets`, in the order of the parameters; `str()` of it is text.
+        An :class:`Explanation`: `buckets`, in the order of the parameters, and `memory`, see
+        :func:`memory`; `str()` of it is text.
 
     Raises:
         RuntimeError: where the next step() would refuse a parameter, with the same message. What
@@ -77,4 +81,5 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
         counts[key] += 1
         elements[key] += param.numel()
     buckets = tuple(Bucket(*key, counts[key], elements[key]) for key in counts)
-    return Explanation(type(optimizer).__name__, buckets)
+    memory = weigh(optimizer) if isinstance(optimizer, FusedStep) else None
+    return Explanation(type(optimizer).__name__, buckets, memory)

@@ -13,7 +13,7 @@ every machine, for any number of threads and in any sharding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,12 @@ STATE_KINDS = {
 }
 
 
-def kind_of(state: str) -> str:
-    """How a rule's state is coded: "signed", "positive" or "maximum"."""
+def kind_of(state: str, states: Iterable[str] = ()) -> str:
+    """How a rule's state among others is coded: "signed", "positive", "maximum"; or "exact", which
+    is not: a variance that is the difference of two states would be nothing but their noise.
+    """
+    if "grad_avg" in states and state in ("square_avg", "grad_avg"):
+        return "exact"
     return STATE_KINDS.get(state, "signed")
 
 

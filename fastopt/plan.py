@@ -105,11 +105,12 @@ def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
             if name not in state:
                 dtype = torch.float64 if wide else torch.float32
                 created[name] = torch.full((), number, dtype=dtype)
+        kinds = _core.kinds(rule, group)
         for name, start in _core.states(rule, group):
             found = state.get(name)
             if found is None:
                 fresh[index] |= start is None
-                created |= precision.new_state(group, param, rule, name, start)
+                created |= precision.new_state(group, param, kinds[name], name, start)
             elif isinstance(found, Tensor) and found.layout != torch.strided:
                 # As torch's own step leaves a momentum buffer after a sparse gradient.
                 reason = f"its state {name!r} has layout {found.layout}, but its gradient is dense"
@@ -147,6 +148,8 @@ class Plan:
         self._rest = "torch" in backends
         devices = {param.device for _, param in parameters(optimizer)}
         # Else the norm spans backends or devices, and torch's own passes are taken.
+        # What an edit from outside makes the correction of stale.
+        self.corrected = [p for group, p in parameters(optimizer) if group["master_weight_bits"]]
         self._fuses = self._on_cpu or (backends == {"triton"} and len(devices) == 1)
         self._composes = not self._fuses and any(map(passes_on, optimizer.param_groups))
         self._on_device = backends == {"triton"} and not self._composes

@@ -9,6 +9,7 @@ in `master_low`.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,15 @@ def unfit(group: dict[str, Any], param: Tensor) -> str:
     return ""
 
 
-def dtype_of(group: dict[str, Any], param: Tensor) -> torch.dtype | None:
-    """What a parameter's states are kept in: uint8 for codes, None for whatever torch has them in.
+def dtype_of(group: dict[str, Any], param: Tensor, kind: str) -> torch.dtype | None:
+    """What a state of a kind is kept in: uint8 for codes, None for whatever torch has it in.
 
     Codes go by the parameter's global shape, so that no sharding by rows cuts a block or changes
     the choice: rows are whole blocks.
     """
     bits = group.get("state_bits")
+    if kind == "exact" and asked(group):
+        return torch.float32
     if bits is None:
         return None
     if bits == 16:
@@ -74,21 +77,21 @@ def blocks(param: Tensor) -> tuple[int, ...]:
 
 
 # ---- going over ----
-def decoded(codes: Tensor, scale: Tensor, rule: str, name: str) -> Tensor:
+def decoded(codes: Tensor, scale: Tensor, kind: str) -> Tensor:
     """A state in codes as float32."""
     planes = [t.detach().cpu().contiguous().view(-1).numpy() for t in (codes, scale)]
-    numbers = _core.decode(_format(rule, name), planes[0], planes[1], codes.numel())
+    numbers = _core.decode(_format(kind), planes[0], planes[1], codes.numel())
     like = torch.empty_like(codes, dtype=torch.float32)
     return like.copy_(torch.from_numpy(numbers).view(codes.shape))
 
 
-def encoded(x: Tensor, param: Tensor, rule: str, name: str) -> dict[str, Tensor]:
+def encoded(x: Tensor, param: Tensor, kind: str, name: str) -> dict[str, Tensor]:
     """A state in codes, rounded to nearest: there is no step to key noise by."""
     numbers = x.detach().float().cpu().contiguous().view(-1).numpy()
-    if _core.kind(rule, name) != "signed" and (numbers < 0).any():
+    if kind != "signed" and (numbers < 0).any():
         raise _core.Refused(f"its state {name!r} has negative numbers, which its codes do not")
     words = np.zeros(numbers.size, np.uint32)
-    codes, scale = _core.encode(_format(rule, name), "nearest", numbers, words)
+    codes, scale = _core.encode(_format(kind), "nearest", numbers, words)
     like = torch.empty_like(param, dtype=torch.uint8, requires_grad=False)
     return {
         name: like.copy_(torch.from_numpy(codes).view(param.shape)),
@@ -96,18 +99,18 @@ def encoded(x: Tensor, param: Tensor, rule: str, name: str) -> dict[str, Tensor]
     }
 
 
-def _format(rule: str, name: str) -> str:
-    return "signed8" if _core.kind(rule, name) == "signed" else "positive8"
+def _format(kind: str) -> str:
+    return "signed8" if kind == "signed" else "positive8"
 
 
 def new_state(
-    group: dict[str, Any], param: Tensor, rule: str, name: str, start: float | None
+    group: dict[str, Any], param: Tensor, kind: str, name: str, start: float | None
 ) -> dict[str, Tensor]:
     """A state that has had no step. `start` None: the first one writes it."""
-    dtype = dtype_of(group, param)
+    dtype = dtype_of(group, param, kind)
     if dtype == torch.uint8:
         if start:
-            return encoded(torch.full_like(param, start), param, rule, name)
+            return encoded(torch.full_like(param, start), param, kind, name)
         scale = torch.zeros(blocks(param), dtype=torch.uint8, device=param.device)
         return {
             name: torch.zeros_like(param, dtype=dtype, requires_grad=False),
@@ -128,25 +131,27 @@ def converted(
     to go.
     """
     changed: dict[str, Tensor | None] = {}
-    dtype = dtype_of(group, param)
-    for name, _ in _core.states(rule, group):
+    for name, kind in _core.kinds(rule, group).items():
+        dtype = dtype_of(group, param, kind)
         value, scale = state.get(name), state.get(name + SCALE)
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             continue
+        if value.shape != param.shape:
+            continue  # the step says so
         if scale is None:
             if dtype == torch.uint8 and value.dtype != torch.uint8:
-                changed |= encoded(value, param, rule, name)
+                changed |= encoded(value, param, kind, name)
             elif dtype not in (None, torch.uint8, value.dtype):
                 changed[name] = value.to(dtype)
-        elif group.get("state_bits") != 8:
-            plain = decoded(value, scale, rule, name).to(dtype or param.dtype)
+        elif group.get("state_bits") != 8 or kind == "exact":
+            plain = decoded(value, scale, kind).to(dtype or param.dtype)
             changed |= {name: plain, name + SCALE: None}
     low, wanted = state.get(LOW), CORRECTIONS.get(group.get("master_weight_bits") or 0)
     if low is None and wanted:
         changed[LOW] = torch.zeros_like(param, dtype=wanted, requires_grad=False)
     elif low is not None and wanted is None:
         changed[LOW] = None
-    elif low is not None and wanted is not None and low.dtype != wanted:
+    elif low is not None and wanted is not None and {low.dtype, wanted} == {*CORRECTIONS.values()}:
         # An int16 counts 2^-16 of a bfloat16's last place, but 2^-15 of a float16's; an int8 2^-8.
         unit = 256 if param.dtype == torch.bfloat16 else 128
         wide = low.float() / unit if wanted == torch.int8 else low.float() * unit
@@ -179,3 +184,24 @@ def weight(param: Tensor, state: dict[str, Any]) -> Tensor:
     ]
     numbers = torch.from_numpy(_core.decode(form, planes[0], planes[1], param.numel()))
     return torch.empty_like(param, dtype=torch.float32).copy_(numbers.view(param.shape))
+
+
+# ---- what it weighs ----
+def bytes_of(group: dict[str, Any], param: Tensor, rule: str) -> dict[str, int]:
+    """Bytes that training a parameter takes, by kind: what its states will be is counted, not what
+    they now are.
+    """
+    count, own = param.numel(), param.element_size()
+    found = {"weights": count * own, "gradients": count * own}
+    if bits := group.get("master_weight_bits"):
+        found[LOW] = count * CORRECTIONS[bits].itemsize
+    for name, kind in _core.kinds(rule, group).items():
+        dtype = dtype_of(group, param, kind)
+        found[name] = count * (own if dtype is None else dtype.itemsize)
+        if dtype == torch.uint8:
+            found[name] += math.prod(blocks(param))
+    if group["ema_decay"] is not None:
+        found["ema"] = count * own
+    if numbers := _core.carried(rule, group):
+        found["numbers"] = 4 * len(numbers)
+    return found

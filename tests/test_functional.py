@@ -302,15 +302,29 @@ def test_compact_formats(optimizer: Optimizer, formats: dict[str, Any]) -> None:
             named["master_lows"] = [of["master_low"] for of in kept]
         if not counts_steps(form):
             named["state_steps"] = [of["step"] for of in kept]
-        form(
-            lists,
-            [p.grad for p in params],
-            *given,
-            **split(hyper, form, optimizer.ours),
-            **named,
-            **formats,
-        )
+        said = split(hyper, form, optimizer.ours) | named | formats
+        form(lists, [p.grad for p in params], *given, **said)
         for p, mine, of in zip(params, lists, kept, strict=True):
             assert_same_bits(p.detach(), mine)
             for name, t in ours.state[p].items():
                 assert torch.equal(of[name], t), name
+
+
+def test_corrections_of_what_has_none() -> None:
+    p, low = torch.ones(64), torch.ones(64, dtype=torch.int8)
+    with pytest.raises(RuntimeError, match="'master_low' is the correction of a 16-bit parameter"):
+        fastopt.functional.sgd(
+            [p],
+            [torch.ones(64)],
+            [None],
+            weight_decay=0.0,
+            momentum=0.0,
+            lr=0.1,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            master_weight_bits=24,
+            master_lows=[low],
+            state_steps=[torch.zeros(())],
+        )
+    assert torch.equal(p, torch.ones(64))

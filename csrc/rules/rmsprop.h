@@ -41,8 +41,8 @@ constexpr Rule kRule = {
     Numbers<variant>::of,
     {{{"square_avg", Rule::kPositive}},
      {{"square_avg", Rule::kPositive}, "momentum_buffer"},
-     {{"square_avg", Rule::kPositive}, "grad_avg"},
-     {{"square_avg", Rule::kPositive}, "momentum_buffer", "grad_avg"}},
+     {{"square_avg", Rule::kExact}, {"grad_avg", Rule::kExact}},
+     {{"square_avg", Rule::kExact}, "momentum_buffer", {"grad_avg", Rule::kExact}}},
     Numbers<scalars>::of,
     {"decay", "lr", "alpha", "square_weight", "eps", "eps_in_sqrt", "weight_decay", "momentum"},
 };

@@ -39,8 +39,9 @@ struct Rule {
     constexpr Key(const char* key = nullptr, int count = 1) : name(key), numbers(count) {}
   };
   // What numbers a state holds, by which it is coded in a byte: positive ones need no sign, and of
-  // a running maximum, which never decays, noise would only keep the largest.
-  enum Kind { kSigned, kPositive, kMaximum };
+  // a running maximum, which never decays, noise would only keep the largest. Exact ones are not
+  // coded: where the mean is large, nothing is left of a variance that is the difference of two.
+  enum Kind { kSigned, kPositive, kMaximum, kExact };
   struct State {
     const char* name;
     // What it is before its first step: zeros, the hyperparameter of this name, or nothing yet, for

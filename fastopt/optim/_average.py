@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..plan import version
 from ._record import Record
 
 
@@ -56,22 +57,25 @@ class Averages(torch.optim.Optimizer):
         record = self._record
         if record.swapped:
             raise RuntimeError("swap_ema() inside swap_ema(): the averages are swapped in already")
+        # Of those that nobody has edited, the corrections still hold when all is back.
+        valid = [p for p, kept in record.corrected.items() if version(p) == kept]
         begun: list[tuple[Tensor, Tensor, int, list[Tensor] | None]] = []
         try:
             record.swapped = True
             for p, ema in pairs:
                 # The narrower of two dtypes does not hold what the other one has to give back.
                 kept = None if p.dtype == ema.dtype else [p.detach().clone(), ema.clone()]
-                begun.append((p, ema, 0 if ema.is_inference() else ema._version, kept))
+                begun.append((p, ema, version(ema), kept))
                 _put(p, ema)
             yield
         finally:
             # Backwards: parameters that share memory take back what they gave. Where an interrupt
             # came before the last of these swaps was made, its version tells.
-            for p, ema, version, kept in reversed(begun):
-                if ema.is_inference() or ema._version != version:
+            for p, ema, before, kept in reversed(begun):
+                if ema.is_inference() or version(ema) != before:
                     _put(p, ema, kept)
             record.swapped = False
+            record.corrected.update({p: version(p) for p in valid})
 
     def _refuse_inside_swap(self, what: str) -> None:
         if self._record.swapped:

@@ -20,10 +20,10 @@ from torch.optim.optimizer import (
     _global_optimizer_pre_hooks,
 )
 
-from .. import _core, arguments, precision
+from .. import arguments, checkpoints, precision
 from ..arguments import OWN, Argument
 from ..composition import measures
-from ..plan import Plan
+from ..plan import Plan, version
 from ..routes import name_of, parameters
 from ..stepping import NO_SCALER, Scaler, Stepping
 from ._average import Averages
@@ -112,6 +112,8 @@ class FusedStep(Averages, Stepping):
         if found_inf is not None or grad_scale is not None:
             scaler = Scaler(found_inf, grad_scale)
         plan = record.plan
+        if record.corrected:
+            record.drop_stale_corrections(self.state)
         outcome = NO_PLAN if plan is None else plan.step(self, scaler)
         if outcome is not None and outcome != "skipped":
             record.plan = None
@@ -120,6 +122,8 @@ class FusedStep(Averages, Stepping):
             if plan.lasting:
                 record.plan = plan
         record.last = plan
+        if plan is not None and plan.corrected:
+            record.corrected = {param: version(param) for param in plan.corrected}
         if outcome == "skipped":
             self._skipped(scaler)
         return loss
@@ -294,18 +298,20 @@ class FusedStep(Averages, Stepping):
     state_dict.__doc__ = torch.optim.Optimizer.state_dict.__doc__
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # torch gives all tensors but `step` the parameter's dtype and device, and 16 bits are too
-        # few for a number. What is no tensor, as in old checkpoints, becomes one where torch's
-        # class keeps it.
-        carried = {name for name, _ in _core.carried(self._rule)} - {"step"}
-        if carried:
-            states = {key: dict(state) for key, state in state_dict["state"].items()}
-            for state in states.values():
-                for name in carried & state.keys():
-                    if isinstance(state[name], torch.Tensor):
-                        state[name] = state[name].item()
-            state_dict = {**state_dict, "state": states}
-        super().load_state_dict(state_dict)
+        # The last of the hooks before the load: it sees what the others have left.
+        hook = self.register_load_state_dict_pre_hook(checkpoints.prepare)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+
+    def portable_state_dict(self) -> dict[str, Any]:
+        """What torch's class can load: its names alone, in float32, and its arguments alone.
+
+        Codes and 16-bit states are decoded. Corrections of weights (`master_low`) and averages
+        (`ema`), for which torch has no place, are left out; :meth:`state_dict` has all, to the bit.
+        """
+        return checkpoints.portable(self, {*self._arguments})
 
     load_state_dict.__doc__ = torch.optim.Optimizer.load_state_dict.__doc__
 
@@ -323,4 +329,6 @@ class FusedStep(Averages, Stepping):
         record = self._record
         # Loaded state replaces tensors; the plan must not keep the old ones until the next step.
         record.plan = record.last = None
+        record.corrected.clear()
+        checkpoints.finish(self)
         record.skipped = self.__dict__.pop("_skipped_steps", record.skipped)

@@ -7,12 +7,14 @@ reach this one object, so that no wrapper has a last step, a count or a swap of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from ..plan import Plan
+from ..plan import Plan, version
+from ..precision import LOW
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,19 @@ class Record:
     swapped: bool = False  # inside swap_ema()
     skipped: int = 0  # steps that skip_nonfinite left out, as far as the host knows
     skips: dict[torch.device, torch.Tensor] = field(default_factory=dict)  # counted on devices
+
+    # Parameters that have a correction, each with its version after the last step.
+    corrected: dict[torch.Tensor, int] = field(default_factory=dict)
+
+    def drop_stale_corrections(self, state: Mapping[torch.Tensor, dict[str, Any]]) -> None:
+        """A parameter that was written to since the last step has nothing left beside its 16 bits.
+        Of one that has just been loaded nobody knows: model and optimizer are taken to belong
+        together, in whichever order they were loaded.
+        """
+        for param, before in self.corrected.items():
+            low = state[param].get(LOW) if param in state else None
+            if low is not None and version(param) != before:
+                low.zero_()
 
     def skips_on(self, device: torch.device) -> torch.Tensor:
         """The count of steps left out that a device keeps, as the host cannot know."""

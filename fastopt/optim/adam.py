@@ -57,12 +57,23 @@ class Adam(FusedStep, torch.optim.Adam):
             (default: False).
         track_stats (bool): measure each parameter's gradient, update and weight for :meth:`stats`
             (default: False).
+        state_bits (int, optional): what states are kept in: 32, float32; 16, bfloat16; 8, codes of
+            a byte with a scale for each 64 of them, for tensors of at least `min_8bit_size`
+            elements whose rows are multiples of 64, else float32. None: the parameter's dtype
+            (default: None).
+        min_8bit_size (int): elements from which on 8 bits apply (default: 4096).
+        master_weight_bits (int, optional): of a bfloat16 or float16 parameter 32 or 24: a state
+            `master_low` keeps what its 16 bits lack of so many; None: nothing does (default: None).
+        stochastic_rounding (bool): round a 16-bit parameter without it by noise (default: False).
+        rounding_seed (int): of the noise that states and parameters are rounded by, a function of
+            it, the step, the parameter's place and the element (default: 0).
 
     State per parameter: `step` (0-d), `exp_avg`, `exp_avg_sq` and, if amsgrad, `max_exp_avg_sq`,
-    like the parameter; with `ema_decay`, `ema`, like the parameter.
+    like the parameter; with `ema_decay`, `ema`, like the parameter. In 8 bits a state is uint8, and
+    its scales stand beside it under its name and `_scale`; `master_low` is int8 or int16.
 
     Raises:
-        ValueError: a hyperparameter is out of range, as in torch.
+        ValueError: a hyperparameter is out of range, as in torch, or a format does not suit.
 
     Source: D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization" (2015); S. Reddi,
     S. Kale and S. Kumar, "On the convergence of Adam and beyond" (2018); in the form of
@@ -82,7 +93,7 @@ class AdamW(FusedStep, torch.optim.AdamW):
     Args:
         weight_decay (float): decoupled weight decay coefficient (default: 1e-2).
         params, lr, betas, eps, amsgrad, maximize, foreach, capturable, differentiable, fused,
-        eps_in_sqrt and the passes around the update: as in :class:`Adam`.
+        eps_in_sqrt, the passes around the update and compact formats: as in :class:`Adam`.
 
     State and errors are :class:`Adam`'s.
 
