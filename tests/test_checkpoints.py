@@ -184,9 +184,34 @@ def test_torchao() -> None:
     p = torch.nn.Parameter(values((64, 64), F32, seed=0))
     theirs = low_bit.AdamW8bit([p])
     p.grad = values((64, 64), F32, seed=1)
-    theirs.step()
+    with torch.compiler.set_stance("force_eager"):
+        theirs.step()
     made = fastopt.AdamW([p], state_bits=8)
     made.load_state_dict(theirs.state_dict())
     wanted = theirs.state[p]["exp_avg"].dequantize()
     loaded = made.portable_state_dict()["state"][0]["exp_avg"]
     torch.testing.assert_close(loaded, wanted, rtol=1 / 16, atol=wanted.abs().max().item() / 2000)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Lion", "RMSprop"])
+def test_bitsandbytes(name: str) -> None:
+    """Of the library itself, where it is installed: a coded state and one that is too small."""
+    library = pytest.importorskip("bitsandbytes")
+    params = [torch.nn.Parameter(values(shape, F32, seed=0)) for shape in ((64, 128), (10,))]
+    theirs = getattr(library.optim, f"{name}8bit")(params)
+    for p in params:
+        p.grad = values(p.shape, F32, seed=1)
+    theirs.step()
+    made = getattr(fastopt, name)(params, state_bits=8)
+    made.load_state_dict(theirs.state_dict())
+    ours = made.portable_state_dict()["state"]
+    for key, p in enumerate(params):
+        state = theirs.state[p]
+        wanted = state["state1"]
+        if wanted.dtype == torch.uint8:
+            scales = state["absmax1"].repeat_interleave(256)
+            wanted = (state["qmap1"][wanted.view(-1).long()] * scales).view(p.shape)
+        near = wanted.abs().max().item() / 2000
+        first = next(t for n, t in ours[key].items() if n != "step")
+        torch.testing.assert_close(first, wanted, rtol=1 / 16, atol=near)
+    made.step()

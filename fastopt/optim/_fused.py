@@ -323,9 +323,11 @@ class FusedStep(Averages, Stepping):
         self._refuse_inside_swap("load_state_dict()")
         groups = self.__dict__.get("param_groups", [])
         super().__setstate__(state)
-        # A checkpoint of torch's knows nothing of our arguments: they stay what they are.
-        own = {n: self.defaults.setdefault(n, a.default) for n, a in self._arguments.items()}
-        arguments.adopt(self, own, groups)
+        # A checkpoint of torch's knows nothing of our arguments, others' lack some of torch's: they
+        # stay what they are.
+        for name, argument in self._arguments.items():
+            self.defaults.setdefault(name, argument.default)
+        arguments.adopt(self, self.defaults, groups)
         record = self._record
         # Loaded state replaces tensors; the plan must not keep the old ones until the next step.
         record.plan = record.last = None
