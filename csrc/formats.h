@@ -63,6 +63,9 @@ struct Stored {
   Rounds rounds = Rounds::nearest;
   uint8_t word = 0;
   bool plain() const { return format <= Format::float16 && rounds == Rounds::nearest; }
+  bool operator==(const Stored& other) const {
+    return format == other.format && rounds == other.rounds && word == other.word;
+  }
 };
 
 // Keyed noise: see simd/codecs.h for what is made of a key in a loop. S. Vigna's splitmix64.

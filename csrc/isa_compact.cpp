@@ -2,6 +2,7 @@
 // set.
 #include "kernels.h"
 #include "simd/around.h"
+#include "simd/fused.h"
 #include "simd/squares.h"
 #include "simd/turns.h"
 #include "simd/vec.h"
@@ -116,9 +117,44 @@ void words_of(uint64_t key, uint32_t element, uint32_t* out, int64_t count) {
   }
 }
 
-template <class... Variants>
-void add(CompactKernel* row, List<Variants...>) {
-  ((*row++ = compact_kernel<Variants>), ...);
+// What is compiled in registers: the formats that are most used, of the rules that are; not where a
+// multiply-add is made in software, which is most of the time.
+using Fusible = List<Formats<Float32, Float32, 16>, Formats<Float32, Float32, 8>,
+                     Formats<Split8, Bfloat16, 16>, Formats<Split8, Bfloat16, 8>,
+                     Formats<Split16, Bfloat16, 16>, Formats<Split16, Bfloat16, 8>,
+                     Formats<Bfloat16, Bfloat16, 16>, Formats<Bfloat16, Bfloat16, 8>>;
+template <class Variant>
+constexpr bool kFuses =
+    kFusesDoubles && (__is_same(Variant, adam::Adam<false>) || __is_same(Variant, lion::Lion) ||
+                      __is_same(Variant, sgd::Sgd<true>));
+
+// The bare update in registers where it is compiled so; the rest by turns.
+template <const Rule& kRule, int kVariant, class Variant>
+void kernel(const CompactRun& run, const double* scalars, const Passes& passes) {
+  if constexpr (kFuses<Variant>) {
+    if (!passes.more() && !passes.unscale) {
+      const int64_t done = run_fused<kRule, kVariant, Variant>(Fusible{}, run, scalars, passes);
+      if (done == run.count) return;
+      CompactRun left = run;
+      for (int k = 0; k < 2 + Variant::kStates; ++k) {
+        CompactStream& stream = left.streams[k];
+        stream.first += first_bytes(stream.stored.format, done);
+        stream.second += second_bytes(stream.stored.format, done);
+      }
+      left.count -= done;
+      left.element += uint64_t(done);
+      return compact_kernel<Variant>(left, scalars, passes);
+    }
+  }
+  compact_kernel<Variant>(run, scalars, passes);
+}
+
+template <const Rule& kRule, int kVariant>
+void add(CompactKernel*, List<>) {}
+template <const Rule& kRule, int kVariant, class Variant, class... More>
+void add(CompactKernel* row, List<Variant, More...>) {
+  row[kVariant] = kernel<kRule, kVariant, Variant>;
+  add<kRule, kVariant + 1>(row, List<More...>{});
 }
 
 }  // namespace
@@ -127,7 +163,7 @@ void add_compact(Kernels& table);
 
 void add_compact(Kernels& table) {
   int rule = 0;
-#define FASTOPT_ADD(name) add(table.compact[rule++], name::All{});
+#define FASTOPT_ADD(name) add<name::kRule, 0>(table.compact[rule++], name::All{});
   FASTOPT_RULES(FASTOPT_ADD)
   table.decode = decode_all;
   table.encode = encode_all;

@@ -141,8 +141,9 @@ void Members::read(Member& member) {
 }
 
 // Second planes, then what format each stream is in. Structure tells: codes are bytes that have a
-// scale, a corrected parameter has a correction, whose width is its dtype's. Only of a bfloat16
-// alone it does not, which a group may ask to round by noise.
+// scale, a corrected parameter has a correction, whose width is its dtype's. Only of a 16-bit one
+// alone it does not, which a group may ask to round by noise. A moving average of 16 bits always
+// is, by a word of its own: to nearest it would not move at a decay of 0.999.
 void Members::read_formats(Member& member) {
   const Group& group = *member.of;
   const View& p = member.views[0];
@@ -208,6 +209,8 @@ void Members::read_formats(Member& member) {
         if (k == 0 && member.has_second(0)) {
           const bool wide = member.second_views[0].dtype == Dtype::int16;
           stored.format = wide ? Format::rest16 : Format::rest8;
+        } else if (k == 0 && group.noisy_params) {
+          stored.rounds = Rounds::weight;
         }
         break;
       case Dtype::uint8:
@@ -221,6 +224,10 @@ void Members::read_formats(Member& member) {
       stored.rounds = kind == Rule::kSigned ? Rounds::signed_ : Rounds::positive;
       stored.word = words[kind == Rule::kSigned]++;
       if (stored.word >= kWords) throw Refused("it has too many states that are rounded by noise");
+    }
+    if (k == average && (view.dtype == Dtype::bfloat16 || view.dtype == Dtype::float16)) {
+      stored.rounds = Rounds::weight;
+      stored.word = 1;
     }
     compact |= !stored.plain();
   }

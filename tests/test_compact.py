@@ -61,6 +61,8 @@ KEPT = [
     Kept("bfloat16", BF16, 8, noisy=True),
     Kept("bfloat16", BF16, 16, noisy=True),
     Kept("float16", F16, 8),
+    Kept("float16", F16, 16, noisy=True),
+    Kept("float16", F16, 8, noisy=True),
     Kept("rest16", F16, 32),
     Kept("rest8", F16, 8),
 ]
@@ -226,7 +228,7 @@ def test_steps(any_case: Any, kept: Kept, isa: str) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("kept", [KEPT[0], KEPT[5], KEPT[8], KEPT[10]], ids=str)
+@pytest.mark.parametrize("kept", [KEPT[0], KEPT[5], KEPT[8], KEPT[12]], ids=str)
 def test_threads(optimizer: Optimizer, kept: Kept, threads: int) -> None:
     """Shares that end within a tensor, and between blocks."""
     torch.set_num_threads(threads)
@@ -263,7 +265,10 @@ def test_passes(optimizer: Optimizer, kept: Kept, isa: str) -> None:
             dtype = {F32: "float32", BF16: "bfloat16", F16: "float16"}[kept.dtype]
             average = averages[i]
             now = stored if average is None else passes.average(average, stored, 0.9)
-            averages[i] = FORMATS[dtype].decode(*FORMATS[dtype].encode(now))
+            of, r = FORMATS[dtype], None
+            if of.noise_bits:
+                r = noise(model.word(1), "weight", of.noise_bits)
+            averages[i] = of.decode(*of.encode(now, r))
         made.step()
         assert made.grad_norm == torch.tensor(norm, dtype=made.grad_norm.dtype)
         for i, (p, model) in enumerate(zip(params, models, strict=True)):
@@ -287,7 +292,7 @@ def test_unscaling(optimizer: Optimizer, kept: Kept, isa: str) -> None:
     assert_same_bits(p.grad, quotient)
 
 
-@pytest.mark.parametrize("kept", [KEPT[0], KEPT[4], KEPT[11]], ids=str)
+@pytest.mark.parametrize("kept", [KEPT[0], KEPT[4], KEPT[13]], ids=str)
 def test_layouts(optimizer: Optimizer, kept: Kept) -> None:
     """Blocks and noise go by the index of an element, whatever its place in memory."""
     p = parameter((24, 130), kept, seed=0)

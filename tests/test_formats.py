@@ -15,6 +15,7 @@ from fastopt.formats import BLOCK, FORMATS, Format, decode_split16, key, kind_of
 # How each format may be rounded: noise of a kind has bits of its own.
 ROUNDS = {
     "bfloat16": ("nearest", "weight", "positive", "signed"),
+    "float16": ("nearest", "weight"),
     "signed8": ("nearest", "signed"),
     "positive8": ("nearest", "positive"),
     "split8": ("nearest", "weight"),

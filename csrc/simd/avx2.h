@@ -14,6 +14,9 @@ inline F64 fma(F64 a, F64 b, F64 c) {
 }
 inline F32 sqrt(F32 x) { return (F32)_mm256_sqrt_ps((__m256)x); }
 inline F64 sqrt(F64 x) { return (F64)_mm256_sqrt_pd((__m256d)x); }
+// NaN where x is.
+inline F32 at_most(F32 limit, F32 x) { return (F32)_mm256_min_ps((__m256)limit, (__m256)x); }
+inline F64 at_most(F64 limit, F64 x) { return (F64)_mm256_min_pd((__m256d)limit, (__m256d)x); }
 
 inline F64 to_doubles(H32 x) { return (F64)_mm256_cvtps_pd((__m128)x); }
 constexpr bool kFusesDoubles = true;
@@ -32,28 +35,58 @@ inline U16 narrow(F32 x, float16) {
   return (U16)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-// Compact formats: bytes and 16-bit words in the order of memory. `pack_bytes` stores four vectors
-// of numbers below 256, `pack_words` two of numbers below 65536.
-inline U32 load_bytes(const uint8_t* at) {
-  return (U32)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)));
+// Compact formats, on registers of 16-bit words: those of two vectors, which `interleave` makes of
+// the lower and the upper halves of their numbers. `pack` is its reverse, of signed numbers, with
+// saturation; `upper_words` and `lower_words` are, of the halves.
+inline void interleave(Words low, Words high, U32* x) {
+  x[0] = (U32)_mm256_unpacklo_epi16((__m256i)low, (__m256i)high);
+  x[1] = (U32)_mm256_unpackhi_epi16((__m256i)low, (__m256i)high);
 }
-inline I32 load_bytes(const int8_t* at) {
-  return (I32)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(at)));
+inline Words pack(U32 a, U32 b) { return (Words)_mm256_packs_epi32((__m256i)a, (__m256i)b); }
+inline Words upper_words(U32 a, U32 b) {
+  return (Words)_mm256_packus_epi32((__m256i)(a >> 16), (__m256i)(b >> 16));
 }
-inline void pack_bytes(uint8_t* at, const U32* x) {
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  const __m256i low = _mm256_packus_epi32((__m256i)x[0], (__m256i)x[1]);
-  const __m256i high = _mm256_packus_epi32((__m256i)x[2], (__m256i)x[3]);
-  const __m256i all = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), all);
+inline Words lower_words(U32 a, U32 b) {
+  const __m256i zero{};
+  return (Words)_mm256_packus_epi32(_mm256_blend_epi16((__m256i)a, zero, 0xaa),
+                                    _mm256_blend_epi16((__m256i)b, zero, 0xaa));
 }
-inline void pack_words(uint16_t* at, U32 a, U32 b) {
-  const __m256i both = _mm256_packus_epi32((__m256i)a, (__m256i)b);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm256_permute4x64_epi64(both, 0xd8));
+// Where the words of the vectors lie in memory: 0-3 and 8-11, 4-7 and 12-15, ... as interleave
+// takes them, or, kInOrder, moved so that each vector's follow one another. Bytes are the upper
+// halves of words; two registers of words below 256 are stored as bytes.
+template <bool kInOrder>
+inline Words load_words(const char* at) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+  return (Words)(kInOrder ? _mm256_permute4x64_epi64(x, 0xd8) : x);
+}
+template <bool kInOrder>
+inline void store_words(char* at, Words x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at),
+                      kInOrder ? _mm256_permute4x64_epi64((__m256i)x, 0xd8) : (__m256i)x);
+}
+template <bool kInOrder>
+inline Words load_bytes(const char* at) {  // -1: a zero
+  const __m256i order =
+      kInOrder ? _mm256_setr_epi8(-1, 0, -1, 1, -1, 2, -1, 3, -1, 8, -1, 9, -1, 10, -1, 11,  //
+                                  -1, 4, -1, 5, -1, 6, -1, 7, -1, 12, -1, 13, -1, 14, -1, 15)
+               : _mm256_setr_epi8(-1, 0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7,  //
+                                  -1, 8, -1, 9, -1, 10, -1, 11, -1, 12, -1, 13, -1, 14, -1, 15);
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
+  return (Words)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(x), order);
+}
+template <bool kInOrder>
+inline void store_bytes(char* at, Words a, Words b) {
+  const __m256i order = kInOrder ? _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)
+                                 : _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7);
+  const __m256i x = _mm256_packus_epi16((__m256i)a, (__m256i)b);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), _mm256_permutevar8x32_epi32(x, order));
 }
 // Of signed integers.
 inline U32 larger(U32 a, U32 b) { return (U32)_mm256_max_epi32((__m256i)a, (__m256i)b); }
 inline U32 smaller(U32 a, U32 b) { return (U32)_mm256_min_epi32((__m256i)a, (__m256i)b); }
+inline Shorts smaller(Shorts a, Shorts b) {
+  return (Shorts)_mm256_min_epi16((__m256i)a, (__m256i)b);
+}
 inline uint32_t largest(U32 x) {
   const __m128i four =
       _mm_max_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));

@@ -18,6 +18,9 @@ inline F64 fma(F64 a, F64 b, F64 c) {
 }
 inline F32 sqrt(F32 x) { return (F32)_mm512_sqrt_ps((__m512)x); }
 inline F64 sqrt(F64 x) { return (F64)_mm512_sqrt_pd((__m512d)x); }
+// NaN where x is.
+inline F32 at_most(F32 limit, F32 x) { return (F32)_mm512_min_ps((__m512)limit, (__m512)x); }
+inline F64 at_most(F64 limit, F64 x) { return (F64)_mm512_min_pd((__m512d)limit, (__m512d)x); }
 
 inline F64 to_doubles(H32 x) { return (F64)_mm512_cvtps_pd((__m256)x); }
 constexpr bool kFusesDoubles = true;
@@ -33,29 +36,55 @@ inline U16 narrow(F32 x, float16) {
   return (U16)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-// Compact formats: bytes and 16-bit words in the order of memory. `pack_bytes` stores four vectors
-// of numbers below 256, `pack_words` two of numbers below 65536.
-inline U32 load_bytes(const uint8_t* at) {
-  return (U32)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+// Compact formats, on registers of 16-bit words: those of two vectors, which `interleave` makes of
+// the lower and the upper halves of their numbers. `pack` is its reverse, of signed numbers, with
+// saturation; `upper_words` and `lower_words` are, of the halves.
+inline void interleave(Words low, Words high, U32* x) {
+  x[0] = (U32)_mm512_unpacklo_epi16((__m512i)low, (__m512i)high);
+  x[1] = (U32)_mm512_unpackhi_epi16((__m512i)low, (__m512i)high);
 }
-inline I32 load_bytes(const int8_t* at) {
-  return (I32)_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(at)));
+inline Words pack(U32 a, U32 b) { return (Words)_mm512_packs_epi32((__m512i)a, (__m512i)b); }
+inline Words upper_words(U32 a, U32 b) {
+  return (Words)_mm512_packus_epi32((__m512i)(a >> 16), (__m512i)(b >> 16));
 }
-inline void pack_bytes(uint8_t* at, const U32* x) {
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const __m512i low = _mm512_packus_epi32((__m512i)x[0], (__m512i)x[1]);
-  const __m512i high = _mm512_packus_epi32((__m512i)x[2], (__m512i)x[3]);
-  const __m512i all = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
-  __builtin_memcpy(at, &all, sizeof all);
+inline Words lower_words(U32 a, U32 b) {
+  return (Words)_mm512_packus_epi32((__m512i)(a & 0xffff), (__m512i)(b & 0xffff));
 }
-inline void pack_words(uint16_t* at, U32 a, U32 b) {
-  const __m256i low = _mm512_cvtepi32_epi16((__m512i)a), high = _mm512_cvtepi32_epi16((__m512i)b);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), low);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + kLanes32), high);
+// Where the words of the vectors lie in memory: 0-3 and 8-11, 4-7 and 12-15, ... as interleave
+// takes them, or, kInOrder, moved so that each vector's follow one another. Bytes are the upper
+// halves of words; two registers of words below 256 are stored as bytes.
+template <bool kInOrder>
+inline Words load_words(const char* at) {
+  const __m512i x = _mm512_loadu_si512(at);
+  const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+  return (Words)(kInOrder ? _mm512_permutexvar_epi64(order, x) : x);
+}
+template <bool kInOrder>
+inline void store_words(char* at, Words x) {
+  const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+  _mm512_storeu_si512(at, kInOrder ? _mm512_permutexvar_epi64(order, (__m512i)x) : (__m512i)x);
+}
+template <bool kInOrder>
+inline Words load_bytes(const char* at) {
+  const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+  const Words x = (Words)_mm512_cvtepu8_epi16(bytes) << 8;
+  const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+  return kInOrder ? (Words)_mm512_permutexvar_epi64(order, (__m512i)x) : x;
+}
+template <bool kInOrder>
+inline void store_bytes(char* at, Words a, Words b) {
+  const __m512i order =
+      kInOrder ? _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
+               : _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+  const __m512i x = _mm512_packus_epi16((__m512i)a, (__m512i)b);
+  _mm512_storeu_si512(at, _mm512_permutexvar_epi32(order, x));
 }
 // Of signed integers.
 inline U32 larger(U32 a, U32 b) { return (U32)_mm512_max_epi32((__m512i)a, (__m512i)b); }
 inline U32 smaller(U32 a, U32 b) { return (U32)_mm512_min_epi32((__m512i)a, (__m512i)b); }
+inline Shorts smaller(Shorts a, Shorts b) {
+  return (Shorts)_mm512_min_epi16((__m512i)a, (__m512i)b);
+}
 inline uint32_t largest(U32 x) { return uint32_t(_mm512_reduce_max_epi32((__m512i)x)); }
 
 }  // namespace

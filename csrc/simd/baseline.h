@@ -47,6 +47,9 @@ inline U32 upper_halves(U32 even, U32 odd) { return even >> 16 | (odd & 0xffff00
 
 inline F32 sqrt(F32 x) { return (F32)_mm_sqrt_ps((__m128)x); }
 inline F64 sqrt(F64 x) { return (F64)_mm_sqrt_pd((__m128d)x); }
+// NaN where x is.
+inline F32 at_most(F32 limit, F32 x) { return (F32)_mm_min_ps((__m128)limit, (__m128)x); }
+inline F64 at_most(F64 limit, F64 x) { return (F64)_mm_min_pd((__m128d)limit, (__m128d)x); }
 
 inline bool any_nan(F32 a, F32 b) {
   return _mm_movemask_ps(_mm_cmpunord_ps((__m128)a, (__m128)b)) != 0;
@@ -79,31 +82,40 @@ inline U16 narrow(F32 x, float16) {
   return __builtin_convertvector(sign | ((I32)(bits >= 0x477ff000u) ? overflow : finite), U16);
 }
 
-// Compact formats: bytes and 16-bit words in the order of memory. `pack_bytes` stores four vectors
-// of numbers below 256, `pack_words` two of numbers below 65536.
-inline U32 load_bytes(const uint8_t* at) {
-  U8 x;
-  __builtin_memcpy(&x, at, sizeof x);
-  return __builtin_convertvector(x, U32);
+// Compact formats, on registers of 16-bit words: those of two vectors, which `interleave` makes of
+// the lower and the upper halves of their numbers. `pack` is its reverse, of signed numbers, with
+// saturation; `upper_words` and `lower_words` are, of the halves.
+inline void interleave(Words low, Words high, U32* x) {
+  x[0] = (U32)_mm_unpacklo_epi16((__m128i)low, (__m128i)high);
+  x[1] = (U32)_mm_unpackhi_epi16((__m128i)low, (__m128i)high);
 }
-inline I32 load_bytes(const int8_t* at) {
-  VectorOf<int8_t, kLanes32>::type x;
-  __builtin_memcpy(&x, at, sizeof x);
-  return __builtin_convertvector(x, I32);
+inline Words pack(U32 a, U32 b) { return (Words)_mm_packs_epi32((__m128i)a, (__m128i)b); }
+inline Words upper_words(U32 a, U32 b) { return pack((U32)((I32)a >> 16), (U32)((I32)b >> 16)); }
+inline Words lower_words(U32 a, U32 b) { return upper_words(a << 16, b << 16); }
+// The words of two vectors of four are in the order of memory, whoever asks. Bytes are the upper
+// halves of words; two registers of words below 256 are stored as bytes.
+template <bool>
+inline Words load_words(const char* at) {
+  return (Words)_mm_loadu_si128(reinterpret_cast<const __m128i*>(at));
 }
-inline void pack_bytes(uint8_t* at, const U32* x) {
-  const __m128i low = _mm_packs_epi32((__m128i)x[0], (__m128i)x[1]);
-  const __m128i high = _mm_packs_epi32((__m128i)x[2], (__m128i)x[3]);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm_packus_epi16(low, high));
+template <bool>
+inline void store_words(char* at, Words x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(at), (__m128i)x);
 }
-inline void pack_words(uint16_t* at, U32 a, U32 b) {
-  const U16 low = __builtin_convertvector(a, U16), high = __builtin_convertvector(b, U16);
-  __builtin_memcpy(at, &low, sizeof low);
-  __builtin_memcpy(at + kLanes32, &high, sizeof high);
+template <bool>
+inline Words load_bytes(const char* at) {
+  const __m128i x = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(at));
+  return (Words)_mm_unpacklo_epi8(__m128i{}, x);
+}
+template <bool>
+inline void store_bytes(char* at, Words a, Words b) {
+  const __m128i x = _mm_packus_epi16((__m128i)a, (__m128i)b);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(at), x);
 }
 // Of signed integers.
 inline U32 larger(U32 a, U32 b) { return (I32)a > (I32)b ? a : b; }
 inline U32 smaller(U32 a, U32 b) { return (I32)a < (I32)b ? a : b; }
+inline Shorts smaller(Shorts a, Shorts b) { return (Shorts)_mm_min_epi16((__m128i)a, (__m128i)b); }
 inline uint32_t largest(U32 x) {
   uint32_t most = x[0];
   for (int k = 1; k < kLanes32; ++k) most = x[k] > most ? x[k] : most;

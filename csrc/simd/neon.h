@@ -14,6 +14,9 @@ inline F64 fma(F64 a, F64 b, F64 c) {
 }
 inline F32 sqrt(F32 x) { return (F32)vsqrtq_f32((float32x4_t)x); }
 inline F64 sqrt(F64 x) { return (F64)vsqrtq_f64((float64x2_t)x); }
+// NaN where x is.
+inline F32 at_most(F32 limit, F32 x) { return (F32)vminq_f32((float32x4_t)limit, (float32x4_t)x); }
+inline F64 at_most(F64 limit, F64 x) { return (F64)vminq_f64((float64x2_t)limit, (float64x2_t)x); }
 
 inline F64 to_doubles(H32 x) { return __builtin_convertvector(x, F64); }
 constexpr bool kFusesDoubles = true;
@@ -28,31 +31,41 @@ inline bool any_nan(F32 a, F32 b) { return vminvq_u32((uint32x4_t)((a == a) & (b
 inline F32 widen(U16 x, float16) { return (F32)vcvt_f32_f16((float16x4_t)x); }
 inline U16 narrow(F32 x, float16) { return (U16)vcvt_f16_f32((float32x4_t)x); }
 
-// Compact formats: bytes and 16-bit words in the order of memory. `pack_bytes` stores four vectors
-// of numbers below 256, `pack_words` two of numbers below 65536.
-inline U32 load_bytes(const uint8_t* at) {
-  U8 x;
-  __builtin_memcpy(&x, at, sizeof x);
-  return __builtin_convertvector(x, U32);
+// Compact formats, on registers of 16-bit words: those of two vectors, which `interleave` makes of
+// the lower and the upper halves of their numbers. `pack` is its reverse, of signed numbers, with
+// saturation; `upper_words` and `lower_words` are, of the halves.
+inline void interleave(Words low, Words high, U32* x) {
+  x[0] = (U32)vzip1q_u16((uint16x8_t)low, (uint16x8_t)high);
+  x[1] = (U32)vzip2q_u16((uint16x8_t)low, (uint16x8_t)high);
 }
-inline I32 load_bytes(const int8_t* at) {
-  VectorOf<int8_t, kLanes32>::type x;
-  __builtin_memcpy(&x, at, sizeof x);
-  return __builtin_convertvector(x, I32);
+inline Words pack(U32 a, U32 b) {
+  return (Words)vqmovn_high_s32(vqmovn_s32((int32x4_t)a), (int32x4_t)b);
 }
-inline void pack_bytes(uint8_t* at, const U32* x) {
-  const uint16x8_t low = vcombine_u16(vmovn_u32((uint32x4_t)x[0]), vmovn_u32((uint32x4_t)x[1]));
-  const uint16x8_t high = vcombine_u16(vmovn_u32((uint32x4_t)x[2]), vmovn_u32((uint32x4_t)x[3]));
-  vst1q_u8(at, vcombine_u8(vmovn_u16(low), vmovn_u16(high)));
+inline Words upper_words(U32 a, U32 b) { return (Words)vuzp2q_u16((uint16x8_t)a, (uint16x8_t)b); }
+inline Words lower_words(U32 a, U32 b) { return (Words)vuzp1q_u16((uint16x8_t)a, (uint16x8_t)b); }
+// The words of two vectors of four are in the order of memory, whoever asks. Bytes are the upper
+// halves of words; two registers of words below 256 are stored as bytes.
+template <bool>
+inline Words load_words(const char* at) {
+  return (Words)vld1q_u16(reinterpret_cast<const uint16_t*>(at));
 }
-inline void pack_words(uint16_t* at, U32 a, U32 b) {
-  const U16 low = __builtin_convertvector(a, U16), high = __builtin_convertvector(b, U16);
-  __builtin_memcpy(at, &low, sizeof low);
-  __builtin_memcpy(at + kLanes32, &high, sizeof high);
+template <bool>
+inline void store_words(char* at, Words x) {
+  vst1q_u16(reinterpret_cast<uint16_t*>(at), (uint16x8_t)x);
+}
+template <bool>
+inline Words load_bytes(const char* at) {
+  return (Words)vshll_n_u8(vld1_u8(reinterpret_cast<const uint8_t*>(at)), 8);
+}
+template <bool>
+inline void store_bytes(char* at, Words a, Words b) {
+  const uint8x16_t x = vcombine_u8(vmovn_u16((uint16x8_t)a), vmovn_u16((uint16x8_t)b));
+  vst1q_u8(reinterpret_cast<uint8_t*>(at), x);
 }
 // Of signed integers.
 inline U32 larger(U32 a, U32 b) { return (U32)vmaxq_s32((int32x4_t)a, (int32x4_t)b); }
 inline U32 smaller(U32 a, U32 b) { return (U32)vminq_s32((int32x4_t)a, (int32x4_t)b); }
+inline Shorts smaller(Shorts a, Shorts b) { return (Shorts)vminq_s16((int16x8_t)a, (int16x8_t)b); }
 inline uint32_t largest(U32 x) { return vmaxvq_u32((uint32x4_t)x); }
 
 }  // namespace

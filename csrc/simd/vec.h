@@ -24,9 +24,10 @@ constexpr int kLanes64 = FASTOPT_VECTOR_BYTES / 8;
 using F32 = VectorOf<float, kLanes32>::type;
 using I32 = VectorOf<int32_t, kLanes32>::type;
 using U32 = VectorOf<uint32_t, kLanes32>::type;
-using U16 = VectorOf<uint16_t, kLanes32>::type;  // as many lanes as F32: half a register
-using U8 = VectorOf<uint8_t, kLanes32>::type;    // a quarter of one
-using H32 = VectorOf<float, kLanes64>::type;     // as many lanes as F64: half a register
+using U16 = VectorOf<uint16_t, kLanes32>::type;        // as many lanes as F32: half a register
+using Words = VectorOf<uint16_t, 2 * kLanes32>::type;  // a whole one of such
+using Shorts = VectorOf<int16_t, 2 * kLanes32>::type;
+using H32 = VectorOf<float, kLanes64>::type;  // as many lanes as F64: half a register
 using F64 = VectorOf<double, kLanes64>::type;
 
 // x - 0 is x for every x, so the compiler reduces this to a broadcast (0 + x would lose -0).
@@ -43,7 +44,7 @@ inline bool rarely(bool x) { return __builtin_expect(x, false); }
 }  // namespace
 }  // namespace fastopt::FASTOPT_ISA
 
-// fma, sqrt, a look for NaNs, moving between types and maxima of integers are the only operations
+// fma, sqrt, minima and maxima, a look for NaNs and moving between types are the only operations
 // that an instruction set spells its own way; everything else is the compiler's vector arithmetic.
 #if defined(FASTOPT_SIMD_AVX512)
 #include "avx512.h"
@@ -74,13 +75,14 @@ inline V clamp(V x, V limit) {
 // x / d with the bits of a correctly rounded division, for a divisor whose correctly rounded
 // reciprocal is known: one multiplication and two fused ones (P. Markstein, "Computation of
 // elementary functions on the IBM RISC System/6000 processor", 1990) in place of a division that
-// would hold the divide unit as long as the other one of the update. The residual of an infinite
-// quotient is NaN, so infinities keep the first product.
+// would hold the divide unit as long as the other one of the update. For x that is not negative:
+// an infinite quotient, whose residual would be NaN, is taken for the largest number, from which
+// the residual leads back to infinity.
 template <class V>
 inline V divide(V x, V d, V reciprocal) {
-  const V q = x * reciprocal;
-  const V corrected = fma(fma(-q, d, x), reciprocal, q);
-  return q == q + q ? q : corrected;  // 0 and the infinities: already exact
+  const V most = splat<V>(sizeof(V{}[0]) == 4 ? __FLT_MAX__ : __DBL_MAX__);
+  const V q = at_most(most, x * reciprocal);
+  return fma(fma(-q, d, x), reciprocal, q);
 }
 
 // torch.lerp: start + weight * (end - start), from the nearer end, so that a weight of 1 gives it

@@ -244,26 +244,30 @@ void compacts() {
                             {Format::bfloat16, Rounds::weight},
                             {Format::rest16},
                             {Format::rest8},
-                            {Format::float16}};
+                            {Format::float16},
+                            {Format::float16, Rounds::weight}};
   const Stored grads[] = {{Format::float32}, {Format::bfloat16}, {Format::float16}};
   for (int rule = 0; rule < table.rule_count; ++rule) {
     for (int variant = 0; variant < table.rules[rule].variants; ++variant) {
       const Rule::State* states = table.rules[rule].states[variant];
       Random random{kSeed};
-      for (int draw = 0; draw < 28; ++draw) {
+      for (int draw = 0; draw < 96; ++draw) {
         uint64_t h = kSeed;
+        const bool bare = draw % 2, bytes = random.below(2), words = random.below(2);
+        const Stored weight = weights[random.below(8)];
+        const Stored grad = grads[random.below(3)];
         for (const int64_t count : kCounts) {
           std::vector<Coded> streams;
-          streams.emplace_back(random, weights[draw % 7], count, true);
-          streams.emplace_back(random, grads[draw % 3], count, true);
+          streams.emplace_back(random, weight, count, true);
+          streams.emplace_back(random, grad, count, true);
           for (int k = 0; states[k].name; ++k) {
             const bool is_signed = states[k].kind == Rule::kSigned;
             Stored stored{is_signed ? Format::signed8 : Format::positive8};
-            if (draw % 2) stored.format = Format::bfloat16;
+            if (!bytes) stored.format = Format::bfloat16;
             if (states[k].kind != Rule::kMaximum) {
               stored.rounds = is_signed ? Rounds::signed_ : Rounds::positive;
             }
-            stored.word = k % kWords;
+            stored.word = words ? k % kWords : 0;
             streams.emplace_back(random, stored, count, is_signed);
           }
           streams.emplace_back(random, grads[draw % 2], count, true);  // the average
@@ -275,7 +279,7 @@ void compacts() {
           for (uint64_t& key : run.keys) key = random();
           run.sums = sums;
           make_scalars(random, scalars);
-          table.compact[rule][variant](run, scalars, make_passes(random, true));
+          table.compact[rule][variant](run, scalars, make_passes(random, !bare));
           for (Coded& stream : streams) h = stream.hash(h);
           h = hash_doubles(sums, kSums, h);
         }
