@@ -53,9 +53,9 @@ class Task:
 
 
 TASKS = {
-    "transformer": Task(partial(Transformer, d=64, layers=2), text, steps=300, seeds=5, lr=3e-3),
+    "transformer": Task(partial(Transformer, d=64, layers=2), text, steps=250, seeds=5, lr=3e-3),
     "conv": Task(conv, digits, steps=300, seeds=6, lr=2e-3),
-    "mlp": Task(mlp, digits, steps=1000, seeds=6, lr=2e-3),
+    "mlp": Task(mlp, digits, steps=800, seeds=6, lr=2e-3),
 }
 
 
