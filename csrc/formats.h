@@ -54,6 +54,8 @@ static constexpr int64_t second_bytes(Format format, int64_t count) {
 // How a stream is rounded: to nearest, or by the bits of a word that are its kind's own. A format
 // that has no use for noise takes none.
 enum class Rounds : uint8_t { nearest, weight, positive, signed_ };
+constexpr int kRoundings = 4;
+constexpr const char* kRoundsNames[kRoundings] = {"nearest", "weight", "positive", "signed"};
 
 // Of an element: the second one rounds the second signed state.
 constexpr int kWords = 2;
@@ -75,10 +77,13 @@ static constexpr uint64_t mix64(uint64_t x) {
   x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
   return x ^ (x >> 31);
 }
-// Of the elements whose global index has this upper half.
+// Of a parameter's elements at a step, then of those whose global index has this upper half.
+static constexpr uint64_t key_of(uint64_t seed, uint64_t step, uint64_t parameter, int word) {
+  return mix64(mix64(mix64(seed) ^ step) ^ (parameter + (uint64_t(word) << 32)));
+}
 static constexpr uint64_t key_of(uint64_t seed, uint64_t step, uint64_t parameter, int word,
                                  uint64_t upper) {
-  return mix64(mix64(mix64(mix64(seed) ^ step) ^ (parameter + (uint64_t(word) << 32))) ^ upper);
+  return mix64(key_of(seed, step, parameter, word) ^ upper);
 }
 
 }  // namespace fastopt

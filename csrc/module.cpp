@@ -97,9 +97,12 @@ void register_step(py::module_& m) {
   py::class_<Rows>(m, "Rows").def(
       py::init<const std::string&, const py::list&, const Rows::Int64s&,
                const std::optional<py::array>&, const std::optional<Rows::Doubles>&,
-               const std::optional<Rows::Int64s>&>(),
+               const std::optional<Rows::Int64s>&, const std::optional<Rows::Int64s>&,
+               const std::optional<Rows::Int64s>&, const std::optional<Rows::Int32s>&>(),
       "rule"_a, "params"_a, "grads"_a.noconvert(), "scalars"_a.noconvert() = py::none(),
-      "hyper"_a.noconvert() = py::none(), "hyper_at"_a.noconvert() = py::none());
+      "hyper"_a.noconvert() = py::none(), "hyper_at"_a.noconvert() = py::none(),
+      "keys"_a.noconvert() = py::none(), "seeds"_a.noconvert() = py::none(),
+      "begins"_a.noconvert() = py::none());
   py::class_<Plan>(m, "Plan")
       .def(py::init<const std::string&, const py::list&, const py::dict&,
                     const std::vector<std::string>&, const std::string&, const std::string&,
@@ -140,10 +143,9 @@ Format format_named(const std::string& name) {
 }
 
 Rounds rounds_named(const std::string& name) {
-  if (name == "nearest") return Rounds::nearest;
-  if (name == "weight") return Rounds::weight;
-  if (name == "positive") return Rounds::positive;
-  if (name == "signed") return Rounds::signed_;
+  for (int i = 0; i < kRoundings; ++i) {
+    if (name == kRoundsNames[i]) return Rounds(i);
+  }
   throw std::invalid_argument("rounds is '" + name +
                               "'; allowed: nearest, weight, positive, signed");
 }

@@ -12,6 +12,20 @@ namespace {
 
 constexpr int kPassNumbers = 4;
 
+// None, or what is more than its dtype of each of a parameter's streams.
+py::object formats_of(const Member& member) {
+  if (!member.compact) return py::none();
+  py::tuple formats(size_t(member.of->streams));
+  for (int k = 0; k < member.of->streams; ++k) {
+    const Stored& stored = member.stored[k];
+    formats[size_t(k)] = stored.plain()
+                             ? py::object(py::none())
+                             : py::make_tuple(kFormatNames[int(stored.format)],
+                                              kRoundsNames[int(stored.rounds)], stored.word);
+  }
+  return formats;
+}
+
 }  // namespace
 
 void increment_versions(const py::list& params) {
@@ -88,9 +102,17 @@ void Plan::fill_passes(const std::vector<Group>& groups) {
 py::tuple Plan::layers(const py::list& groups, const py::dict& state,
                        std::optional<double> grad_scale) {
   const Running running(*this);
-  const py::object changed = collect(groups, state, grad_scale, [](const Member&, Roster::Way) {});
+  std::vector<py::object> formats;
+  const py::object changed =
+      collect(groups, state, grad_scale,
+              [&](const Member& member, Roster::Way) { formats.push_back(formats_of(member)); });
   launched_ = false;
-  return py::make_tuple(changed, changed.is_none() ? members_.layers() : std::vector<int>{});
+  py::list found;
+  if (changed.is_none()) {
+    const std::vector<int> layers = members_.layers();
+    for (size_t i = 0; i < layers.size(); ++i) found.append(py::make_tuple(layers[i], formats[i]));
+  }
+  return py::make_tuple(changed, found);
 }
 
 py::object Plan::step(const py::list& groups, const py::dict& state, int threads,

@@ -28,8 +28,9 @@ class Plan {
        const std::string& begins, const std::vector<Rows*>& rows,
        const std::optional<Doubles>& passes);
 
-  // (None or (index, reason), for each parameter that has a gradient and is not torch's how many
-  // others must be updated before it: all 0 where no memory is shared). Before launches are built.
+  // (None or (index, reason), for each parameter that has a gradient and is not torch's a pair: how
+  // many others must be updated before it, 0 where no memory is shared; then, where it is compact,
+  // (format, rounds, word) of each of its streams, None of a plain one). Before launches are built.
   pybind11::tuple layers(const pybind11::list& groups, const pybind11::dict& state,
                          std::optional<double> grad_scale);
 

@@ -28,12 +28,16 @@ bool lies_as(const View& view, const int64_t* strides) {
 
 Rows::Rows(const std::string& rule, const py::list& params, const Int64s& grads,
            const std::optional<py::array>& scalars, const std::optional<Doubles>& hyper,
-           const std::optional<Int64s>& hyper_at)
+           const std::optional<Int64s>& hyper_at, const std::optional<Int64s>& keys,
+           const std::optional<Int64s>& seeds, const std::optional<Int32s>& begins)
     : rule_(find_rule(rule)),
       grads_(grads),
       scalars_(scalars),
       hyper_(hyper),
       hyper_at_(hyper_at),
+      keys_(keys),
+      seeds_(seeds),
+      begins_(begins),
       scalar_count_(length(kernels().rules[rule_].scalar_names)) {
   for (const py::handle given : params) {
     const auto of = py::reinterpret_borrow<py::tuple>(given);
@@ -47,7 +51,10 @@ Rows::Rows(const std::string& rule, const py::list& params, const Int64s& grads,
   const py::ssize_t row_bytes = scalars_ ? (1 + scalar_count_) * scalars_->itemsize() : 0;
   if (grads_.size() != rows || scalars_.has_value() == hyper_.has_value() ||
       hyper_.has_value() != hyper_at_.has_value() ||
-      (scalars_ && scalars_->nbytes() != rows * row_bytes)) {
+      (scalars_ && scalars_->nbytes() != rows * row_bytes) ||
+      (keys_ && (!scalars_ || keys_->size() != rows * kWords)) ||
+      (seeds_ && (!hyper_ || seeds_->size() != hyper_->shape(0))) ||
+      (begins_ && begins_->size() != rows)) {
     throw std::invalid_argument("Rows: tables of the wrong sizes");
   }
 }
@@ -70,6 +77,7 @@ void Rows::begin(const std::vector<Group>& groups) {
       throw Changed("a group has another number of hyperparameters");
     }
     values(row, 0) = sign_of(groups[g]);
+    if (seeds_) seeds_->mutable_at(row) = int64_t(mix64(groups[g].rounding_seed));
     for (int k = 0; k < hyper.count; ++k) {
       values(row, 1 + k) = hyper.at[k] ? 0 : hyper.values[k];
       addresses(row, 1 + k) = hyper.at[k];
@@ -93,9 +101,6 @@ bool Rows::as_found(const Found& found, const View& view) const {
 void Rows::add(size_t place, const Member& member) {
   Row& row = rows_[place];
   const int tensors = member.of->tensors;
-  if (member.compact) {
-    throw Refused("it or its states are in compact formats, which only the CPU's kernels have");
-  }
   const Hyper& hyper = member.of->hyper;
   if (hyper.on_device && !(hyper.device == member.views[0].device)) {
     throw Refused("its group's " + py::str(hyper.on_device).cast<std::string>() +
@@ -105,6 +110,9 @@ void Rows::add(size_t place, const Member& member) {
   if (row.first == kUnknown) {
     row.first = found_.size();
     for (int k = 0; k < tensors; ++k) find(member.views[k]);
+    for (int k = 0; k < kMaxStreams; ++k) {
+      if (member.has_second(k)) find(member.second_views[k]);
+    }
   }
   const Found* found = found_.data() + row.first;
   for (int k = 0; k < tensors; ++k, ++found) {
@@ -114,8 +122,15 @@ void Rows::add(size_t place, const Member& member) {
       throw Changed(k == 0 ? "its memory has changed" : "the memory of its state has changed");
     }
   }
+  for (int k = 0; k < kMaxStreams; ++k) {
+    if (member.has_second(k) && !as_found(*found++, member.second_views[k])) {
+      throw Changed("the memory of its state has changed");
+    }
+  }
   grads_.mutable_data()[place] = gradient(row, member);
   if (scalars_) write_scalars(place, member);
+  if (keys_) write_keys(place, member);
+  if (begins_) begins_->mutable_at(py::ssize_t(place)) = member.begins;
   added_.push_back(place);
 }
 
@@ -159,6 +174,14 @@ void Rows::write_scalars(size_t place, const Member& member) {
   }
   like_ = place;
   like_first_ = member.first;
+}
+
+void Rows::write_keys(size_t place, const Member& member) {
+  const auto step = uint64_t(rows_[place].next[0].value);
+  for (int word = 0; word < kWords; ++word) {
+    const uint64_t key = key_of(member.of->rounding_seed, step, uint64_t(member.index), word);
+    keys_->mutable_data()[place * kWords + size_t(word)] = int64_t(key);
+  }
 }
 
 void Rows::launched() {

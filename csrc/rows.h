@@ -21,16 +21,21 @@ namespace fastopt {
 // Where the device counts them:  hyper float64 and hyper_at int64 [groups, 1 + hyperparameters]:
 //   the sign and the numbers of each group; the address of each number that is a tensor on the
 //   device (the lowest bit set where it is float64), else 0.
+// Of rows in compact formats the noise, keyed by the step. Where the host counts it, keys [rows,
+//   kWords]: key_of() the step to come; else seeds [groups]: of each group, mixed once. And begins
+//   int32 [rows], where the host counts and there are averages: 1 where one begins with this step.
 class Rows {
  public:
   using Int64s = pybind11::array_t<int64_t, pybind11::array::c_style>;
+  using Int32s = pybind11::array_t<int32_t, pybind11::array::c_style>;
   using Doubles = pybind11::array_t<double, pybind11::array::c_style>;
 
   // `params`: (index over all groups, group, strides that the kernel expects of the gradient,
   // address of the gradient's copy that has them, or 0).
   Rows(const std::string& rule, const pybind11::list& params, const Int64s& grads,
        const std::optional<pybind11::array>& scalars, const std::optional<Doubles>& hyper,
-       const std::optional<Int64s>& hyper_at);
+       const std::optional<Int64s>& hyper_at, const std::optional<Int64s>& keys,
+       const std::optional<Int64s>& seeds, const std::optional<Int32s>& begins);
 
   size_t size() const { return rows_.size(); }
   int index(size_t row) const { return rows_[row].index; }
@@ -66,6 +71,7 @@ class Rows {
   bool as_found(const Found& found, const View& view) const;
   int64_t gradient(const Row& row, const Member& member) const;
   void write_scalars(size_t row, const Member& member);
+  void write_keys(size_t row, const Member& member);
 
   int rule_;
   std::vector<Row> rows_;
@@ -76,7 +82,8 @@ class Rows {
   Int64s grads_;
   std::optional<pybind11::array> scalars_;
   std::optional<Doubles> hyper_;
-  std::optional<Int64s> hyper_at_;
+  std::optional<Int64s> hyper_at_, keys_, seeds_;
+  std::optional<Int32s> begins_;
   int scalar_count_;
   std::vector<size_t> added_;
   size_t like_ = 0;  // the row whose scalars were computed last, and what they were made of

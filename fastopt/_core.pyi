@@ -14,6 +14,9 @@ dtypes: list[str]
 
 class Refused(RuntimeError): ...
 
+# Of a parameter's streams, each (format, rounds, word), or None where its dtype says all.
+Formats = tuple[tuple[str, str, int] | None, ...]
+
 def memory_of(object: object) -> Tensor | None: ...
 
 class Rows:
@@ -25,6 +28,9 @@ class Rows:
         scalars: NDArray[Any] | None = None,
         hyper: NDArray[np.float64] | None = None,
         hyper_at: NDArray[np.int64] | None = None,
+        keys: NDArray[np.int64] | None = None,
+        seeds: NDArray[np.int64] | None = None,
+        begins: NDArray[np.int32] | None = None,
     ) -> None: ...
 
 class Plan:
@@ -44,7 +50,7 @@ class Plan:
         groups: list[dict[str, Any]],
         state: Mapping[Tensor, Any],
         grad_scale: float | None = None,
-    ) -> tuple[tuple[int, str] | None, list[int]]: ...
+    ) -> tuple[tuple[int, str] | None, list[tuple[int, Formats | None]]]: ...
     def step(
         self,
         groups: list[dict[str, Any]],

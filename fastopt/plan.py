@@ -176,7 +176,7 @@ class Plan:
             raise
         if outcome == "skipped":
             new.take_back(optimizer)
-        elif self._launch is not None or self._composes:
+        elif self._composes:
             new.begin_averages()
         return outcome
 
@@ -193,7 +193,7 @@ class Plan:
         from .backends.triton.launch import Launch
 
         scale = math.nan if scaler.unscales else None
-        refused, layers = _core.Plan(*found).layers(groups, optimizer.state, scale)
+        refused, members = _core.Plan(*found).layers(groups, optimizer.state, scale)
         if refused is not None:
             raise refusal(optimizer, *refused)
         present = [
@@ -201,10 +201,10 @@ class Plan:
             for index, (_, param) in enumerate(parameters(optimizer))
             if self.routes[index].backend != "torch" and param.grad is not None
         ]
-        layer_of = dict(zip(present, layers, strict=True))
+        of = dict(zip(present, members, strict=True))
         try:
             self._launch = launch = Launch(
-                optimizer, groups, launched, layer_of, new.fresh, new.new_averages, scaler
+                optimizer, groups, launched, of, new.fresh, new.new_averages, scaler
             )
         except Changed as changed:
             raise refusal(optimizer, changed.index, str(changed)) from changed

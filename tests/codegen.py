@@ -2,8 +2,8 @@
 
 Every rule, variant and dtype, a few mixtures of dtypes among them, is compiled for every target,
 with and without GradScaler's part and the passes around the update, and so are the kernels of the
-norm. What comes out is read: accesses in the assembly, registers and spills as the assembler has
-counted them.
+norm; of compact formats the main combinations. What comes out is read: accesses in the assembly,
+registers and spills as the assembler has counted them.
 """
 
 from __future__ import annotations
@@ -25,17 +25,34 @@ import pandas as pd
 
 from fastopt import _core
 from fastopt.backends.triton import missing
+from fastopt.formats import kind_of
 
 HELP = "compile every Triton kernel for every GPU target and check its code; needs no GPU"
 
 # One case in so many; prime to the number of dtypes and kinds, so that all of those occur.
 QUICK = 13
-ITEM_BYTES = {"fp32": 4, "fp64": 8, "bf16": 2, "fp16": 2}
+ITEM_BYTES = {"fp32": 4, "fp64": 8, "bf16": 2, "fp16": 2, "u8": 1}
+DTYPES = ["fp32", "fp64", "bf16", "fp16"]
 # Parameter, gradient, states: as in mixed-precision training.
 MIXED = ["bf16-bf16-fp32", "fp32-bf16-fp32"]
+# In compact formats: of parameter and gradient, how the parameter is stored, bits of its states.
+COMPACT = {
+    "fp32, 8": ("fp32", None, 8),
+    "fp32, 16": ("fp32", None, 16),
+    "split8, 8": ("bf16", "split8", 8),
+    "split16, 16": ("bf16", "split16", 16),
+    "bf16 by noise, 8": ("bf16", "bfloat16", 8),
+    "rest16, 8": ("fp16", "rest16", 8),
+}
+RESTS = {"split16": 2, "split8": 1, "rest16": 2, "rest8": 1}
+NOISY = ("bfloat16", "split8")  # of parameters
 # From the first byte asked for until it is there, under load: between 0.6 and 0.9 us are published
 # for these devices; not measured here.
 LATENCY = 1e-6
+# Part of the bytes that must be under way for compact kernels: Adam in bytes has some 110
+# instructions an element, for which sm_100 takes longer than for the element's bytes, so that it
+# reads at no more than half of its bandwidth.
+COMPACT_IN_FLIGHT = 0.6
 
 
 @dataclass(frozen=True)
@@ -59,8 +76,7 @@ class Target:
         registers = max(8, -(-registers // 8) * 8)
         if self.backend == "hip":  # 4 SIMDs of 512 registers a lane, at most 8 waves each
             return 4 * min(8, 512 // registers) * self.warp
-        warps = block_threads // self.warp
-        return min(2048, 65536 // (registers * self.warp * warps) * block_threads)
+        return min(2048, block_threads * min(32, 65536 // (registers * block_threads)))
 
 
 TARGETS = [
@@ -89,10 +105,32 @@ class Case:
     @property
     def streams(self) -> list[str]:
         """The dtypes of parameter, gradient, states, average; of the norm, the gradient's."""
+        average = "AVERAGES" in self.passes
         if self.rule == NORM:
             return [self.dtype]
+        if self.dtype in COMPACT:
+            param, _, bits = COMPACT[self.dtype]
+            state = {8: "u8", 16: "bf16"}[bits]
+            return [param, param, *[state] * self.states, *[param] * average]
         param, grad, state = (self.dtype.split("-") * 3)[:3]
-        return [param, grad, *[state] * (self.states + ("AVERAGES" in self.passes))]
+        return [param, grad, *[state] * (self.states + average)]
+
+    @property
+    def stored(self) -> tuple[Any, ...] | None:
+        """Likewise their formats, as the compiled core would say them."""
+        if self.dtype not in COMPACT:
+            return None
+        _, weight, bits = COMPACT[self.dtype]
+        found: list[Any] = [
+            weight and (weight, "weight" if weight in NOISY else "nearest", 0),
+            None,
+        ]
+        names = _core.variants(self.rule)[self.variant]
+        for kind in (kind_of(name, names) for name in names):
+            rounds = "nearest" if kind == "maximum" else kind
+            byte = "signed8" if kind == "signed" else "positive8"
+            found.append((byte if bits == 8 else "bfloat16", rounds, 0))
+        return (*found, *[None] * ("AVERAGES" in self.passes))
 
     def __str__(self) -> str:
         about = f"{self.target.name} {self.rule} variant {self.variant} {self.dtype}"
@@ -120,12 +158,16 @@ def cases(targets: list[Target]) -> list[Case]:
     updates = [
         Case(target, rule, variant, dtype, *kind)
         for target, (rule, variant), dtype, kind in product(
-            targets, variants, [*ITEM_BYTES, *MIXED], KINDS
+            targets, variants, [*DTYPES, *MIXED], KINDS
         )
     ]
-    return updates + [
-        Case(target, NORM, 0, dtype) for target, dtype in product(targets, ITEM_BYTES)
-    ]
+    for target, (rule, variant) in product(targets, [("adam", 0), ("lion", 0), ("sgd", 1)]):
+        updates += [Case(target, rule, variant, dtype) for dtype in COMPACT]
+    for target in targets:
+        around = product(["fp32, 8", "split8, 8"], KINDS[1:])
+        updates += [Case(target, "adam", 0, dtype, *kind) for dtype, kind in around]
+        updates += [Case(target, "adam", 1, "fp32, 8"), Case(target, "sgd", 0, "split8, 8")]
+    return updates + [Case(target, NORM, 0, dtype) for target, dtype in product(targets, DTYPES)]
 
 
 def compile_case(case: Case) -> Any:
@@ -141,6 +183,7 @@ def compile_case(case: Case) -> Any:
     from fastopt.backends.triton.rules import RULES
 
     elements = {"fp32": tl.float32, "fp64": tl.float64, "bf16": tl.bfloat16, "fp16": tl.float16}
+    elements |= {"u8": tl.uint8}
     compute = "fp64" if "fp64" in case.dtype else "fp32"
     target, item_bytes = case.target, [ITEM_BYTES[dtype] for dtype in case.streams]
     constants: dict[str, Any] = {"COMPUTE": elements[compute]}
@@ -153,7 +196,8 @@ def compile_case(case: Case) -> Any:
     else:
         function = kernel.multi_tensor
         switches = Switches(*(name in case.passes for name in Switches._fields))
-        tile = bucket.tile_for(item_bytes, switches)
+        compact = case.stored is not None
+        tile = bucket.tile_for(item_bytes, switches, compact)
         warps, registers = tile.warps, tile.registers
         constants |= {
             "RULE": RULES[case.rule].update,
@@ -161,11 +205,15 @@ def compile_case(case: Case) -> Any:
             "STATES": case.states,
             "SCALARS": len(_core.scalar_names(case.rule)),
             "DTYPES": tuple(elements[dtype] for dtype in case.streams),
+            "STORED": case.stored,
             "SCALER": case.scaler,
             **switches._asdict(),
-            **bucket.lanes(item_bytes, target.warp),
+            **bucket.lanes(item_bytes, target.warp, compact),
         }
-        types |= {"scalars": f"*{compute}", "found_inf": "*fp32", "grad_scale": "*fp32"}
+        types |= {"scalars": f"*{compute}", "keys": "*i64"}
+        types |= {"found_inf": "*fp32", "grad_scale": "*fp32"}
+        if not compact:
+            constants["keys"] = None
         tables = {"groups": "*i32", "numbers": "*fp64", "factors": "*fp64", "begins": "*i32"}
         tables |= {"sums": "*fp64"}
         if not case.passes:  # as a launch leaves them out
@@ -212,6 +260,7 @@ HIP_SPILLS = r"\.(?:vgpr_spill_count|sgpr_spill_count|private_segment_fixed_size
 def inspect(case: Case) -> Code:
     """Compile a case and check all that is promised of its code."""
     from fastopt.backends.triton import bucket
+    from fastopt.backends.triton.passes import Switches
 
     compiled = compile_case(case)
     code = Code(case)
@@ -230,12 +279,16 @@ def inspect(case: Case) -> Code:
     if case.rule == NORM:  # a copy for aligned, whole blocks; the other takes single elements
         threads, copies, written = bucket.NORM_WARPS * case.target.warp, 1, []
         elements, vector = bucket.NORM_BYTES // threads // sizes[0], 16 // sizes[0]
-    else:  # full blocks and the tail's whole vectors: two copies of every access
-        tile = bucket.lanes(sizes, case.target.warp)
-        threads, copies = tile["SINGLES"], 2
-        elements, vector = tile["BLOCK"] // threads, tile["VECTOR"]
+    else:  # full blocks, and but for compact ones the tail's whole vectors: a copy of every access
+        compact = case.stored is not None
+        tile = bucket.tile_for(sizes, Switches(), compact)
+        lanes = bucket.lanes(sizes, case.target.warp, compact)
+        threads, copies = tile.warps * case.target.warp, 1 if compact else 2
+        elements, vector = lanes["BLOCK"] // threads, lanes["VECTOR"]
         writes_grad = case.scaler == 2 or "CLEARS" in case.passes
-        written = sizes if writes_grad else [sizes[0], *sizes[2:]]
+        rest = [RESTS[stored[0]] for stored in case.stored or () if stored and stored[0] in RESTS]
+        written = (sizes if writes_grad else [sizes[0], *sizes[2:]]) + rest
+        sizes = sizes + rest
     for (what, name, streams), width in product(
         (("loads", load, sizes), ("stores", store, written)),
         sorted(accesses.keys() & {size * vector for size in sizes}),
@@ -252,7 +305,7 @@ def inspect(case: Case) -> Code:
     if inexact:
         code.faults.append(f"inexact arithmetic: {sorted(set(inexact))}")
     if "TRACKS" not in case.passes:  # whose sums need registers and go through shared memory
-        if code.in_flight < 1:
+        if code.in_flight < (1 if case.stored is None else COMPACT_IN_FLIGHT):
             code.faults.append(
                 f"{code.registers} registers keep only {code.in_flight:.0%} under way"
             )

@@ -16,7 +16,7 @@ from support import ON_TRITON, UNITS, Case, discover, run_benchmarks
 from fastopt import _core
 
 # Modules that ask for the references' bits over numbers of all sizes, infinities among them.
-BITS = ("test_reference", "test_properties", "test_torch")
+BITS = ("test_reference", "test_properties", "test_torch", "test_compact")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 import fastopt
 from fastopt import _core
+from fastopt.formats import key, mix64
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
@@ -119,6 +120,7 @@ def test_scalars_on_the_device(rule: str) -> None:
     names = _core.scalar_names(rule)
     out = torch.zeros(4, 1 + len(names), dtype=torch.float64)
     fresh = torch.tensor([1, 0, 0, 1], dtype=torch.int32)
+    keys = torch.zeros(4, 2, dtype=torch.int64)
     kernel.count_steps[(1,)](
         4,
         torch.tensor([16, 16, 16, 0]),
@@ -131,6 +133,9 @@ def test_scalars_on_the_device(rule: str) -> None:
         torch.zeros(()),
         None,
         None,
+        torch.arange(4),
+        torch.from_numpy(np.array([mix64(11)], np.uint64).view(np.int64)),
+        keys,
         SCALARS_OF=rules.RULES[rule].scalars,
         HYPER=len(hyper[0]) - 1,
         CARRIED=count,
@@ -144,6 +149,9 @@ def test_scalars_on_the_device(rule: str) -> None:
         np.testing.assert_allclose(out[i], [-1.0, *expected.values()], rtol=1e-12)
         np.testing.assert_allclose([number.item() for number in carried[i]], left, rtol=1e-12)
         assert left[:1] == [step + 1 for step in before[i][:1]]
+        if left:  # a rule that counts nothing is given a step to count where it is compact
+            noise = [key(11, int(left[0]), i, word) for word in (0, 1)]
+            assert keys[i].numpy().view(np.uint64).tolist() == noise
 
 
 def flat(rule: str, group: dict[str, Any]) -> list[float]:

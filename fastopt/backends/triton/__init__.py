@@ -1,7 +1,7 @@
 """Triton: whether it can be used, found out without importing it; its modules import it.
 
-`rules` holds one function a rule; `kernel` the kernels that take it; `slots`, `bucket` and `tables`
-what they read; `launch` the step. See docs/gpu.md.
+`rules` holds one function a rule; `kernel` the kernels that take it, of `streams` in `formats`;
+`slots`, `bucket` and `tables` what they read; `launch` the step. See docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def lacks(rule: str) -> str:
 
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on CPU tensors too. Imports Triton."""
-    from . import kernel
+    from . import formats
 
-    return bool(kernel.INTERPRETED.value)
+    return bool(formats.INTERPRETED.value)
 
 
 def how(param: Tensor, state: dict[str, Any]) -> str:

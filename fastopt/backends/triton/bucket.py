@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ... import _core
 from ...stepping import Scaler
-from . import calls, freshness, kernel, norm
+from . import calls, formats, freshness, kernel, norm
 from .calls import Call, options
 from .passes import Passes, Switches
 from .rules import RULES
@@ -37,6 +37,7 @@ class Tile(NamedTuple):
 # are too coarse for sm_100 (76 % of the bytes it needs under way). In float64 ptxas spills up to 16
 # bytes in Adam and RMSprop on sm_80 unless it is told that it may have the registers.
 TILES = {2: Tile(4, 32), 4: Tile(8, 32), 8: Tile(4, 32, registers=128)}
+COMPACT_TILES = {2: Tile(1, 32), 4: Tile(1, 32)}
 # The sums of the statistics are float64: the same then holds of every size.
 REGISTERS_TO_TRACK = {2: 240, 4: 128, 8: 168}
 # In float64 and with an average, NAdam spills 24 bytes on sm_90 with 128.
@@ -54,6 +55,7 @@ ELEMENTS = {
     torch.float64: tl.float64,
     torch.bfloat16: tl.bfloat16,
     torch.float16: tl.float16,
+    torch.uint8: tl.uint8,
 }
 
 
@@ -62,21 +64,23 @@ def compute_type(dtypes: Collection[torch.dtype]) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
-def lanes(itemsizes: Collection[int], warp_size: int) -> dict[str, int]:
+def lanes(itemsizes: Collection[int], warp_size: int, compact: bool = False) -> dict[str, int]:
     """The kernel's constants for streams of these sizes: BLOCK a program, VECTOR, SINGLES."""
     widest = max(itemsizes)
-    tile = TILES[widest]
+    tile = COMPACT_TILES[widest] if compact else TILES[widest]
     threads = tile.warps * warp_size
     return {
         "BLOCK": tile.thread_bytes // widest * threads,
         "VECTOR": 16 // widest,
-        "SINGLES": threads,
+        "SINGLES": max(threads, formats.BLOCK.value) if compact else threads,
     }
 
 
-def tile_for(itemsizes: Collection[int], switches: Switches) -> Tile:
+def tile_for(itemsizes: Collection[int], switches: Switches, compact: bool) -> Tile:
     """How programs of a bucket work."""
     widest = max(itemsizes)
+    if compact:
+        return COMPACT_TILES[widest]
     tile = TILES[widest]
     if switches.TRACKS:
         return tile._replace(registers=REGISTERS_TO_TRACK[widest])
@@ -130,6 +134,7 @@ class Bucket:
         self._switches, self._passes = switches, passes
         # Of parameter, gradient, states and average; complex numbers are pairs of real ones.
         self.dtypes = [dtype.to_real() for dtype in slots[0].dtypes]
+        self._stored = slots[0].stored
         self._itemsizes = [dtype.itemsize for dtype in self.dtypes]
         self._compute = compute_type(self.dtypes)
         self._staged = [s for s in slots if s.stages or s.grad_stage is not None]
@@ -142,9 +147,18 @@ class Bucket:
         sections = {"grads": (torch.int64, (len(slots),))}
         self._unwritten: Tensor | None = None  # averages, where the device counts
         self._begins: Tensor | None = None
+        # Of compact formats' noise: its keys, and what the device makes them of where it counts.
+        self._keys: Tensor | None = None
+        self._places: Tensor | None = None
+        compact = self._stored is not None
+        keys = (torch.int64, (len(slots), formats.WORDS.value))
         if counts:
             wide = (len(groups), 1 + len(_core.hyperparameters(rule, groups[slots[0].group])[0]))
             sections |= {"hyper": (torch.float64, wide), "hyper_at": (torch.int64, wide)}
+            if compact:
+                sections["seeds"] = (torch.int64, (len(groups),))
+                self._places = constant(np.array([s.index for s in slots], np.int64), self.device)
+                self._keys = torch.empty(keys[1], dtype=keys[0], device=self.device)
             self._table = Table(self.device, sections)
             shape = (len(slots), scalars)
             self._scalars = torch.empty(shape, dtype=self._compute, device=self.device)
@@ -158,8 +172,14 @@ class Bucket:
                 self._begins = torch.zeros_like(self._unwritten)
         else:
             sections["scalars"] = (self._compute, (len(slots), scalars))
+            if compact:
+                sections["keys"] = keys
+                if switches.AVERAGES:
+                    sections["begins"] = (torch.int32, (len(slots),))
             self._table = Table(self.device, sections)
             self._scalars = self._table.device["scalars"]
+            self._keys = self._table.device.get("keys")
+            self._begins = self._table.device.get("begins")
         self.rows = _core.Rows(rule, [slot.row() for slot in slots], **self._table.host)
 
     def _flags(self, states: Sequence[Tensor | None], unwritten: Sequence[bool]) -> Tensor:
@@ -169,7 +189,7 @@ class Bucket:
     def _place(self, reals: int) -> None:
         """The tables that never change: which block is whose, and every tensor's row."""
         self._backend, self._warp_size = target(self.device)
-        self._lanes = lanes(self._itemsizes, self._warp_size)
+        self._lanes = lanes(self._itemsizes, self._warp_size, self._stored is not None)
         numbers = np.array([s.param.numel() * reals for s in self.slots], np.int64)
         self._numbers = numbers
         self._blocks, self._ends = self._numbered(self._lanes["BLOCK"])
@@ -202,10 +222,13 @@ class Bucket:
         own += [self._groups]
         if self.counts:
             own += [self._carried, self._fresh]
-        maybe = (self._unwritten, self._begins, self._sums, self._norm_programs)
-        own += [table for table in maybe if table is not None]
+        own += [table for table in self._maybe() if table is not None]
         own += [stage for slot in self.slots for _, stage in slot.stages]
         return own + [s.grad_stage for s in self.slots if s.grad_stage is not None]
+
+    def _maybe(self) -> list[Tensor | None]:
+        sums = [self._sums, self._norm_programs]
+        return [self._unwritten, self._begins, self._keys, self._places, *sums]
 
     @property
     def addresses(self) -> NDArray[np.int64]:
@@ -244,7 +267,7 @@ class Bucket:
     def _calls(self, scaler: Scaler) -> list[Call]:
         """The kernels of a step."""
         device, rule, mode = self._table.device, RULES[self.rule], scaler.mode
-        tile = tile_for(self._itemsizes, self._switches)
+        tile = tile_for(self._itemsizes, self._switches, self._stored is not None)
         found_inf, grad_scale = (
             self._nothing if t is None else t.to(self.device, torch.float32, non_blocking=True)
             for t in scaler
@@ -266,8 +289,9 @@ class Bucket:
                 "BLOCK": COUNT_BLOCK,
             }
             count = len(self.slots)
-            arguments = [count, device["grads"], *tensors, self._scalars, found_inf]
+            arguments: list[Any] = [count, device["grads"], *tensors, self._scalars, found_inf]
             arguments += [self._unwritten, self._begins]
+            arguments += [self._places, device.get("seeds"), self._keys]
             programs = -(-count // COUNT_BLOCK)
             constants |= options(self._backend, COUNT_WARPS)
             found.append(Call(kernel.count_steps, programs, arguments, constants))
@@ -277,17 +301,19 @@ class Bucket:
             "STATES": len(self.slots[0].states) - self._switches.AVERAGES,
             "SCALARS": self._scalars.shape[1] - 1,
             "DTYPES": tuple(ELEMENTS[dtype] for dtype in self.dtypes),
+            "STORED": self._stored,
             "COMPUTE": ELEMENTS[self._compute],
             "SCALER": mode,
             **self._switches._asdict(),
             **self._lanes,
             **options(self._backend, tile.warps, tile.registers),
         }
-        tensors = [self._blocks, self._rows, device["grads"], self._scalars, found_inf, grad_scale]
+        arguments = [self._blocks, self._rows, device["grads"], self._scalars, self._keys]
+        arguments += [found_inf, grad_scale]
         tables: list[Any] = [None, None, None]
         if self._passes is not None and (self._switches.PREPARES or self._switches.AVERAGES):
             tables = [self._groups, self._passes.numbers, self._passes.factors]
-        arguments = [*tensors, *tables, self._begins, self._sums]
+        arguments += [*tables, self._begins, self._sums]
         found.append(Call(kernel.multi_tensor, len(self._blocks), arguments, constants))
         return found
 
@@ -322,7 +348,7 @@ class Bucket:
 
     def compile(self, scaler: Scaler) -> str | None:
         """Compile and load before anything is written, once; why that fails."""
-        if self._compiled or kernel.INTERPRETED.value:
+        if self._compiled or formats.INTERPRETED.value:
             return None
         of = f"the rule {self.rule!r} in {' and '.join(map(str, dict.fromkeys(self.dtypes)))}"
         why = calls.compile_all(self._calls(scaler), of)

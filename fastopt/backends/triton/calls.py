@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import triton
 
-from . import kernel
+from . import formats
 
 
 class Call(NamedTuple):
@@ -32,7 +32,7 @@ def options(backend: str, warps: int, registers: int | None = None) -> dict[str,
 def run(calls: Sequence[Call]) -> None:
     """Launch in the order of the current stream."""
     # The interpreter computes with NumPy, which warns of what IEEE 754 defines.
-    with np.errstate(all="ignore") if kernel.INTERPRETED.value else nullcontext():
+    with np.errstate(all="ignore") if formats.INTERPRETED.value else nullcontext():
         for function, programs, arguments, constants in calls:
             if programs:
                 function[(programs,)](*arguments, **constants)

@@ -1,9 +1,10 @@
-"""The two kernels of a step: storage conversions, one piece, every tensor, then the step counts.
+"""The two kernels of a step: one piece, every tensor, then the step counts.
 
 `multi_tensor` updates all tensors of a bucket in one launch: it finds its block's tensor in a
 table, that tensor's pointers in its row, its group's numbers in the table of scalars. Tables hold
 int64, because one tensor alone may have more than 2**31 elements. `count_steps` runs before it
-where the host does not know the step: it counts on the device and writes that table of scalars.
+where the host does not know the step: it counts on the device and writes that table of scalars,
+and of the keys of the noise that compact formats are rounded by.
 """
 
 # mypy: disable-error-code="assignment,misc"
@@ -13,82 +14,24 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton import knobs
 
+from .formats import WORDS, decode, mix64, narrow, second_plane, stored_as, words, words_used
 from .rules import divide, lerp, rounded
-
-# The interpreter cuts bfloat16 off where every GPU rounds to nearest even: see `narrow`.
-INTERPRETED = tl.constexpr(knobs.runtime.interpret)
+from .streams import ANY, FULL, VECTORS, closed, elements, opened
 
 # SCALER, from Scaler.mode; 0 where there is no GradScaler.
 SKIPS = tl.constexpr(1)
 UNSCALES = tl.constexpr(2)
 
-# How a piece of a tensor is accessed: whole vectors without a mask, with one, single elements.
-FULL = tl.constexpr(2)
-VECTORS = tl.constexpr(1)
-ANY = tl.constexpr(0)
-
 # Kernels read tables one number at a time: alignment or a value of 1 is worth no recompilation.
 TABLES = [
-    "blocks", "rows", "grads", "scalars", "found_inf", "grad_scale",
+    "blocks", "rows", "grads", "scalars", "keys", "found_inf", "grad_scale",
     "groups", "numbers", "factors", "begins", "sums",
 ]  # fmt: skip
 COUNTS_OF = [
     "tensors", "grads", "carried", "groups", "fresh", "hyper", "hyper_at", "scalars", "found_inf",
-    "unwritten", "begins",
+    "unwritten", "begins", "places", "seeds", "keys",
 ]  # fmt: skip
-
-
-@triton.jit
-def widen(x, COMPUTE: tl.constexpr):
-    if INTERPRETED and x.dtype == tl.bfloat16:
-        x = (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-    return x.to(COMPUTE)
-
-
-@triton.jit
-def narrow(x, DTYPE: tl.constexpr):
-    if x.dtype == tl.float64 and DTYPE.primitive_bitwidth == 16:
-        x = x.to(tl.float32)  # to 16 bits by way of float32, as the CPU engine does
-    if INTERPRETED and DTYPE == tl.bfloat16:  # noqa: SIM300
-        bits = x.to(tl.uint32, bitcast=True)
-        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-        rounded = tl.where(x == x, rounded, 0x7FC0)
-        return rounded.to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    else:
-        return x.to(DTYPE)
-
-
-@triton.jit
-def piece(at, start, VECTOR: tl.constexpr, PATH: tl.constexpr):
-    # Where it begins. An access is as wide as this promises: as many elements of every stream, or
-    # numbers would go from thread to thread, through shared memory.
-    at += start
-    if PATH != ANY:
-        at = tl.multiple_of(at, VECTOR * at.dtype.element_ty.primitive_bitwidth // 8)
-    return at
-
-
-@triton.jit
-def load(
-    at, start, offsets, mask, COMPUTE: tl.constexpr, VECTOR: tl.constexpr, PATH: tl.constexpr
-):  # fmt: skip
-    at = piece(at, start, VECTOR, PATH)
-    if PATH == FULL:
-        return widen(tl.load(at + offsets), COMPUTE)
-    else:
-        return widen(tl.load(at + offsets, mask=mask, other=0), COMPUTE)
-
-
-@triton.jit
-def store(at, start, offsets, mask, x, VECTOR: tl.constexpr, PATH: tl.constexpr):
-    at = piece(at, start, VECTOR, PATH)
-    x = narrow(x, at.dtype.element_ty)
-    if PATH == FULL:
-        tl.store(at + offsets, x)
-    else:
-        tl.store(at + offsets, x, mask=mask)
 
 
 @triton.jit
@@ -105,48 +48,59 @@ def prepared(g, p, sign, passes):
 @triton.jit
 def square_sum(x, mask):
     x = tl.where(mask, x, 0.0).to(tl.float64)
-    return tl.sum(x * x, axis=0)
+    x = x * x
+    if len(x.shape) == 2:
+        x = tl.sum(x, axis=1)
+    return tl.sum(x, axis=0)
 
 
 @triton.jit
 def update(
-    start, end, at, scalars, sign, scale, passes,
+    start, end, streams, keys, scalars, sign, scale, passes,
     RULE: tl.constexpr, VARIANT: tl.constexpr, STATES: tl.constexpr, COMPUTE: tl.constexpr,
-    SCALER: tl.constexpr, PREPARES: tl.constexpr, AVERAGES: tl.constexpr, CLEARS: tl.constexpr,
-    TRACKS: tl.constexpr, VECTOR: tl.constexpr, LANES: tl.constexpr, PATH: tl.constexpr,
+    STORED: tl.constexpr, SCALER: tl.constexpr, PREPARES: tl.constexpr, AVERAGES: tl.constexpr,
+    CLEARS: tl.constexpr, TRACKS: tl.constexpr, VECTOR: tl.constexpr, LANES: tl.constexpr,
+    PATH: tl.constexpr,
 ):  # fmt: skip
-    """Update LANES elements from `start` on, before `end`; `at`: param, gradient, states, average.
+    """Update LANES elements from `start` on, before `end`; `streams`: param, gradient, states,
+    average.
 
     Returns the sums of squares of gradient, update and weight where it TRACKS them.
     """
-    offsets = tl.arange(0, LANES)
-    mask = offsets < (end - start).to(tl.int32)
-    p = load(at[0], start, offsets, mask, COMPUTE, VECTOR, PATH)
-    g = load(at[1], start, offsets, mask, COMPUTE, VECTOR, PATH)
+    place = (start, (end - start).to(tl.int32), elements(LANES, STORED))
+    p = opened(streams[0], place, stored_as(STORED, 0), COMPUTE, VECTOR, PATH)
+    g = opened(streams[1], place, None, COMPUTE, VECTOR, PATH)
     states = ()
     for k in tl.static_range(2, 2 + STATES):
-        states = states + (load(at[k], start, offsets, mask, COMPUTE, VECTOR, PATH),)  # noqa: RUF005
+        state = opened(streams[k], place, stored_as(STORED, k), COMPUTE, VECTOR, PATH)
+        states = states + (state,)  # noqa: RUF005
     if SCALER == UNSCALES:
         g = divide(g, scale.to(COMPUTE))
         if not CLEARS:
             # Written back, as after GradScaler.unscale_: a later pass finds true gradients.
-            store(at[1], start, offsets, mask, g, VECTOR, PATH)
+            closed(g, (), streams[1], place, None, VECTOR, PATH)
     before = p
     given = prepared(g, p, sign, passes) if PREPARES else g * sign
     p, states = RULE(p, given, states, scalars, VARIANT)
-    store(at[0], start, offsets, mask, p, VECTOR, PATH)
+    random = ()
+    for k in tl.static_range(len(keys)):
+        random = random + (words(keys[k], start, place[2]),)  # noqa: RUF005
+    planes = closed(p, random, streams[0], place, stored_as(STORED, 0), VECTOR, PATH)
     for k in tl.static_range(2, 2 + STATES):
-        store(at[k], start, offsets, mask, states[k - 2], VECTOR, PATH)
+        closed(states[k - 2], random, streams[k], place, stored_as(STORED, k), VECTOR, PATH)
     squares = ()
     if AVERAGES or TRACKS:
-        p = widen(narrow(p, at[0].dtype.element_ty), COMPUTE)  # as it was stored
+        p = decode(planes, stored_as(STORED, 0), COMPUTE)  # as it was stored
     if AVERAGES:
-        average = load(at[2 + STATES], start, offsets, mask, COMPUTE, VECTOR, PATH)
+        of = streams[2 + STATES]
+        FORMAT: tl.constexpr = stored_as(STORED, 2 + STATES)
+        average = opened(of, place, FORMAT, COMPUTE, VECTOR, PATH)
         average = tl.where(passes[4] != 0, p, lerp(average, p, passes[3]))
-        store(at[2 + STATES], start, offsets, mask, average, VECTOR, PATH)
+        closed(average, random, of, place, FORMAT, VECTOR, PATH)
     if CLEARS:
-        store(at[1], start, offsets, mask, tl.zeros_like(g), VECTOR, PATH)
+        closed(tl.zeros_like(g), (), streams[1], place, None, VECTOR, PATH)
     if TRACKS:
+        mask = place[2] < place[1]
         squares = (square_sum(g, mask), square_sum(p - before, mask), square_sum(p, mask))
     return squares
 
@@ -170,20 +124,22 @@ def clear(at, start, end, LANES: tl.constexpr):
 
 @triton.jit(do_not_specialize_on_alignment=TABLES)
 def multi_tensor(
-    blocks, rows, grads, scalars, found_inf, grad_scale, groups, numbers, factors, begins, sums,
+    blocks, rows, grads, scalars, keys, found_inf, grad_scale, groups, numbers, factors, begins,
+    sums,
     RULE: tl.constexpr, VARIANT: tl.constexpr, STATES: tl.constexpr, SCALARS: tl.constexpr,
-    DTYPES: tl.constexpr, COMPUTE: tl.constexpr, SCALER: tl.constexpr, PREPARES: tl.constexpr,
-    AVERAGES: tl.constexpr, CLEARS: tl.constexpr, TRACKS: tl.constexpr, BLOCK: tl.constexpr,
-    VECTOR: tl.constexpr, SINGLES: tl.constexpr,
+    DTYPES: tl.constexpr, STORED: tl.constexpr, COMPUTE: tl.constexpr, SCALER: tl.constexpr,
+    PREPARES: tl.constexpr, AVERAGES: tl.constexpr, CLEARS: tl.constexpr, TRACKS: tl.constexpr,
+    BLOCK: tl.constexpr, VECTOR: tl.constexpr, SINGLES: tl.constexpr,
 ):  # fmt: skip
     """Update one block of one tensor.
 
     blocks: tensor << 32 | number of the block in its tensor, one a program.
-    rows: [n, param, states..., average] a tensor; grads: its gradient's address, 0 where it has
-    none.
-    scalars: [sign, the rule's scalars...] a tensor; sign is -1 to maximize.
-    DTYPES: of param, gradient, states, average. VECTOR: elements an access, 16 bytes of the widest;
-    SINGLES: threads, each of which takes one element of a remainder.
+    rows: [n, param, states..., average] a tensor, where it is compact then their second planes or
+    0; grads: its gradient's address, 0 where it has none.
+    scalars: [sign, the rule's scalars...] a tensor; sign is -1 to maximize. keys: [WORDS] a tensor.
+    DTYPES: of param, gradient, states, average; STORED: what is more than these, see
+    formats.decode, or None. VECTOR: elements an access, 16 bytes of the widest; SINGLES: threads,
+    each of which takes one element of a remainder.
     Of the passes, None where there is none of them: groups, the group of each tensor; numbers and
     factors, see passes.Passes, a group; begins, 1 where a tensor's average has never been written
     (None: all have been); sums, three a program, where it TRACKS.
@@ -191,7 +147,8 @@ def multi_tensor(
     entry = tl.load(blocks + tl.program_id(0))
     tensor = entry >> 32
     offset = (entry & 0xFFFFFFFF) * BLOCK
-    row = rows + tensor * (2 + STATES + AVERAGES)
+    FIRSTS: tl.constexpr = 1 + STATES + AVERAGES
+    row = rows + tensor * (1 + FIRSTS if STORED is None else 1 + 2 * FIRSTS)
     grad = tl.load(grads + tensor)
     n = tl.where(grad == 0, 0, tl.load(row))
     grad_at = grad.to(tl.pointer_type(DTYPES[1]))
@@ -204,13 +161,20 @@ def multi_tensor(
         n = tl.where(skipped, 0, n)
     if SCALER == UNSCALES:
         scale = tl.load(grad_scale)
-    param = tl.load(row + 1)
-    at = (param.to(tl.pointer_type(DTYPES[0])), grad_at)
-    bits = param | grad
-    for k in tl.static_range(2, 2 + STATES + AVERAGES):
-        address = tl.load(row + k)
-        at = at + (address.to(tl.pointer_type(DTYPES[k])),)  # noqa: RUF005
+    streams, bits = (), grad
+    for k in tl.static_range(1 + FIRSTS):
+        address = grad if k == 1 else tl.load(row + (1 if k == 0 else k))
         bits = bits | address
+        second = address  # of which nothing is read where there is no other plane
+        if second_plane(stored_as(STORED, k)) is not None:
+            second = tl.load(row + FIRSTS + (1 if k == 0 else k))
+            if second_plane(stored_as(STORED, k)) != tl.uint8:  # scales are single bytes
+                bits = bits | second
+        streams = streams + ((address.to(tl.pointer_type(DTYPES[k])), second),)  # noqa: RUF005
+    noise_keys = ()
+    for k in tl.static_range(words_used(STORED)):
+        key = tl.load(keys + tensor * WORDS + k)
+        noise_keys = noise_keys + (key.to(tl.uint64, bitcast=True),)  # noqa: RUF005
     scalar_row = scalars + tensor * (1 + SCALARS)
     sign = tl.load(scalar_row)
     values = ()
@@ -233,27 +197,31 @@ def multi_tensor(
         total = (zero, zero, zero)
     if offset + BLOCK <= vectors:
         squares = update(
-            offset, vectors, at, values, sign, scale, passes,
-            RULE, VARIANT, STATES, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
+            offset, vectors, streams, noise_keys, values, sign, scale, passes,
+            RULE, VARIANT, STATES, COMPUTE, STORED, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
             VECTOR, BLOCK, FULL,
         )  # fmt: skip
         if TRACKS:
             total = squares
     else:
-        if offset < vectors:
-            squares = update(
-                offset, vectors, at, values, sign, scale, passes,
-                RULE, VARIANT, STATES, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
-                VECTOR, BLOCK, VECTORS,
-            )  # fmt: skip
-            if TRACKS:
-                total = squares
+        start = offset
+        # Programs in compact formats are too small for a tail to be worth another copy of the code,
+        # which took 126 registers in place of 97 (AdamW in 8 bits, sm_90).
+        if STORED is None:
+            if offset < vectors:
+                squares = update(
+                    offset, vectors, streams, noise_keys, values, sign, scale, passes,
+                    RULE, VARIANT, STATES, COMPUTE, STORED, SCALER, PREPARES, AVERAGES, CLEARS,
+                    TRACKS, VECTOR, BLOCK, VECTORS,
+                )  # fmt: skip
+                if TRACKS:
+                    total = squares
+            start = tl.maximum(offset, vectors)
         # In a loop, as it is rare: unrolled, it would set the registers of the paths above.
-        start = tl.maximum(offset, vectors)
         while start < end:
             squares = update(
-                start, end, at, values, sign, scale, passes,
-                RULE, VARIANT, STATES, COMPUTE, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
+                start, end, streams, noise_keys, values, sign, scale, passes,
+                RULE, VARIANT, STATES, COMPUTE, STORED, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
                 VECTOR, SINGLES, ANY,
             )  # fmt: skip
             if TRACKS:
@@ -293,6 +261,7 @@ def store_number(address, number, mask):
 @triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=COUNTS_OF)
 def count_steps(
     tensors, grads, carried, groups, fresh, hyper, hyper_at, scalars, found_inf, unwritten, begins,
+    places, seeds, keys,
     SCALARS_OF: tl.constexpr, HYPER: tl.constexpr, CARRIED: tl.constexpr, SCALER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -303,6 +272,8 @@ def count_steps(
     hyperparameters...] a group; hyper_at: the address of each one that is a tensor on the device,
     else 0. A skipped or absent update counts nothing.
     unwritten: 1 where the average has never been written, then this step's copy of it; or None.
+    places: of each parameter over all groups, seeds: of each group, and the keys of the noise that
+    are made of them and the step; or None.
     """
     tensor = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = tensor < tensors
@@ -326,7 +297,15 @@ def count_steps(
         begin = tl.load(unwritten + tensor, mask=mask, other=0)
         tl.store(begins + tensor, begin, mask=mask)
         tl.store(unwritten + tensor, tl.zeros_like(begin), mask=live)
-    group = tl.load(groups + tensor, mask=mask, other=0).to(tl.int64) * (1 + HYPER)
+    group = tl.load(groups + tensor, mask=mask, other=0).to(tl.int64)
+    if keys is not None:
+        seed = tl.load(seeds + group, mask=mask, other=0) ^ step.to(tl.int64)
+        seed = mix64(seed.to(tl.uint64, bitcast=True)).to(tl.int64, bitcast=True)
+        place = tl.load(places + tensor, mask=mask, other=0)
+        for k in tl.static_range(WORDS):
+            key = mix64((seed ^ (place + (k << 32))).to(tl.uint64, bitcast=True))
+            tl.store(keys + tensor * WORDS + k, key.to(tl.int64, bitcast=True), mask=mask)
+    group = group * (1 + HYPER)
     numbers = ()
     for k in tl.static_range(HYPER):
         given = tl.load(hyper + group + 1 + k, mask=mask, other=0)

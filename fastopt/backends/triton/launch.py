@@ -25,7 +25,7 @@ from .bucket import Bucket
 from .measure import Measure
 from .passes import Passes, Switches, measures, switches
 from .rules import RULES
-from .slots import Slot, prepare
+from .slots import Slot, Stored, prepare
 from .tables import capturing, constant
 
 Group = dict[str, Any]
@@ -43,10 +43,10 @@ def counts_on_device(rule: str, group: Group) -> bool:
 class Launch:
     """The share of an optimizer's step that Triton does: parameters `indices`, over all groups.
 
-    `groups` are those of the optimizer, or without their passes where torch does these. `layers`
-    has an entry for each parameter that has a gradient: how many others must be updated before it.
-    `first` and `begins` hold one byte a parameter: 1 where its states, its average exist but have
-    never been written.
+    `groups` are those of the optimizer, or without their passes where torch does these. `found` has
+    an entry for each parameter that has a gradient: how many others must be updated before it, and
+    how its streams are stored. `first` and `begins` hold one byte a parameter: 1 where its states,
+    its average exist but have never been written.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Launch:
         optimizer: Stepping,
         groups: Sequence[Group],
         indices: Collection[int],
-        layers: Mapping[int, int],
+        found: Mapping[int, tuple[int, Stored]],
         first: bytes,
         begins: bytes,
         scaler: Scaler,
@@ -75,14 +75,17 @@ class Launch:
             if index not in indices:
                 continue
             devices.append(param.device)
-            if index in layers:
-                slot = self._slot(index, g, param, optimizer.state.get(param, {}))
-                slot.first, slot.begins = bool(first[index]), bool(begins[index])
-                slot.layer = layers[index]
+            if index in found:
+                layer, stored = found[index]
+                kept = optimizer.state.get(param, {})
+                slot = self._slot(index, g, param, kept, groups[g], stored)
+                slot.first = bool(first[index])
+                slot.begins = bool(begins[index]) and self._switches[g].AVERAGES
+                slot.layer = layer
                 self._slots.append(slot)
         # Numbers that parameters share are advanced on the device, where launches are in order; and
         # gradients that share memory are cleared at the end: another parameter may yet read them.
-        self._shares = any(layers.values())
+        self._shares = any(layer for layer, _ in found.values())
         self._clears: list[bool] = []
         if self._shares:
             self._clears = [s.CLEARS for s in self._switches]
@@ -96,7 +99,8 @@ class Launch:
             names = slot.names[: len(self._names[slot.group])]
             variant = _core.variants(rule).index(list(names))
             passes = self._switches[slot.group]
-            key = (slot.layer, slot.param.device, slot.dtypes, variant, passes)
+            streams = (slot.dtypes, slot.stored, len(slot.carried))
+            key = (slot.layer, slot.param.device, streams, variant, passes)
             members.setdefault(key, []).append(slot)
         self.buckets = [
             self._bucket(variant, slots, groups, passes)
@@ -118,11 +122,21 @@ class Launch:
         """Likewise, of the groups."""
         return None if self._passes is None else self._passes.numbers_on_host
 
-    def _slot(self, index: int, g: int, param: Tensor, kept: dict[str, Any]) -> Slot:
+    def _slot(
+        self,
+        index: int,
+        g: int,
+        param: Tensor,
+        kept: dict[str, Any],
+        group: Group,
+        stored: Stored,
+    ) -> Slot:
         names = self._names[g] + ("ema",) * self._switches[g].AVERAGES
         states = [kept[name] for name in names]
-        carried = [kept[name] for name, _ in _core.carried(self._rule)]
-        slot = Slot(index, g, param, kept, states, names, carried, first=False)
+        carried = [kept[name] for name, _ in _core.carried(self._rule, group)]
+        seconds = ["master_low", *(f"{name}_scale" for name in names)]
+        planes = [] if stored is None else [kept.get(name) for name in seconds]
+        slot = Slot(index, g, param, kept, states, names, stored, planes, carried, first=False)
         assert param.grad is not None  # or it has no layer
         prepare(slot, param.grad)
         return slot
@@ -149,7 +163,7 @@ class Launch:
             )
         if counts:
             for slot in slots:
-                for k, (name, _) in enumerate(_core.carried(self._rule)):
+                for k, (name, _) in enumerate(_core.carried(self._rule, groups[slot.group])):
                     slot.carried[k] = slot.kept[name] = self._on_device(slot.carried[k], device)
         with self._on(device):
             return Bucket(
@@ -174,7 +188,7 @@ class Launch:
         for bucket in self.buckets:
             index = bucket.slots[0].index
             if capturing(bucket.device):
-                if not bucket.counts and _core.carried(self._rule):
+                if not bucket.counts and bucket.slots[0].carried:
                     return index, (
                         "a CUDA graph captures its step, but capturable is False in its param "
                         "group: construct the optimizer with capturable=True"
@@ -213,6 +227,12 @@ class Launch:
             for slot in self._slots if self._clears else ():
                 if self._clears[slot.group] and slot.param.grad is not None:
                     slot.param.grad.zero_()
+            for slot in self._slots:
+                # As in torch.optim.swa_utils; a compact one begins in the kernel, as the weight
+                # with its correction.
+                if slot.begins and slot.stored is None:
+                    slot.states[-1].copy_(slot.param)
+                slot.begins = False
 
     @property
     def norm(self) -> Tensor | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...stepping import Scaler
-from . import calls, kernel, norm
+from . import calls, formats, norm
 from .bucket import Bucket
 from .calls import Call, options
 from .passes import Passes
@@ -52,7 +52,7 @@ class Measure:
             ends = np.cumsum(blocks)
             self._first.host["first"][self._order] = ends - blocks
             self._count = int(blocks.sum())
-        if self._compiled or kernel.INTERPRETED.value:
+        if self._compiled or formats.INTERPRETED.value:
             return None
         why = calls.compile_all(self._calls(scaler), "the norm")
         self._compiled = why is None

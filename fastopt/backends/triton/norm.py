@@ -12,7 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .kernel import ANY, FULL, SKIPS, UNSCALES, load
+from .kernel import SKIPS, UNSCALES
+from .streams import ANY, FULL, load
 
 NORM_BLOCK = tl.constexpr(1024)
 # Of the one program that adds the block sums: how many rows of NORM_BLOCK it has under way at once.

@@ -1,8 +1,9 @@
 """One parameter of a launch: what is known of it, layouts, preparing it.
 
-A flat kernel goes through memory in order, so all tensors of a parameter must lie alike. Those that
-do not (a transposed gradient, a sliced parameter) are staged: copied into a dense layout before the
-launch, and copied back after it where the launch writes them.
+A flat kernel goes through memory in order, so all tensors of a parameter must lie alike; those of
+one in compact formats in the order of its elements' indices, which its blocks and its noise go by.
+Those that do not (a transposed gradient, a sliced parameter) are staged: copied into a dense layout
+before the launch, and copied back after it where the launch writes them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+# (format, rounds, word) of each stream of a parameter, None of one whose dtype says all; or None.
+Stored = tuple[tuple[str, str, int] | None, ...] | None
 
 
 @dataclass
@@ -25,13 +29,16 @@ class Slot:
     kept: dict[str, Any]  # its dict in optimizer.state
     states: list[Tensor]
     names: tuple[str, ...]
+    stored: Stored  # of parameter, gradient, states
+    seconds: list[Tensor | None]  # the second planes of parameter and states, if it is compact
     carried: list[Tensor]  # the numbers beside its states, its step count first
     first: bool  # the states have never been written
     begins: bool = False  # nor has the average, which is then the last of the states
     layer: int = 0  # launched after lower layers, which share its memory
     strides: tuple[int, ...] = ()  # of every tensor the kernel sees
     dtypes: tuple[torch.dtype, ...] = ()  # of parameter, gradient and states
-    addresses: list[int] = field(default_factory=list)  # of param and states, for the kernel
+    # Of param and states, then of their second planes, for the kernel.
+    addresses: list[int] = field(default_factory=list)
     stages: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (tensor, its dense copy)
     grad_stage: Tensor | None = None
 
@@ -69,13 +76,16 @@ def staged(param: Tensor, others: Sequence[Tensor | None]) -> bool:
 def prepare(slot: Slot, grad: Tensor) -> None:
     """Decide the layout and make room for what must be staged."""
     param = slot.param.detach()
-    dense = is_dense(param.shape, param.stride())
+    dense = is_dense(param.shape, param.stride()) and slot.stored is None
     layout = param if dense else torch.empty(param.shape, device="meta")
     slot.strides = layout.stride()
     slot.dtypes = tuple(t.dtype for t in (param, grad, *slot.states))
-    for tensor in (param, *slot.states):
+    for tensor in (param, *slot.states, *slot.seconds):
+        if tensor is None:
+            slot.addresses.append(0)
+            continue
         seen = tensor
-        if not lies_as(tensor, slot.strides):
+        if tensor.shape == param.shape and not lies_as(tensor, slot.strides):
             seen = torch.empty_strided(
                 param.shape, slot.strides, dtype=tensor.dtype, device=param.device
             )
