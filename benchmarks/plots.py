@@ -219,20 +219,18 @@ def endings(found: Record) -> Figure | None:
         base, one = losses[quality.REFERENCE], quality.paired(row["losses"]).loc[name]
         spread = base.std()
         colour = FAINT if name in (quality.NUDGED, quality.CONTROL) else colours[one["verdict"]]
-        axes.plot((losses[name] - base) / spread, [y] * len(base), ".", color=FAINT, markersize=3)
-        axes.hlines(y, one["low"] / spread, one["high"] / spread, color=colour, linewidth=3)
-        axes.plot(one["mean"] / spread, y, "o", color=colour, markersize=5)
+        axes.hlines(y, one["low"] / spread, one["high"] / spread, color=colour, linewidth=4)
+        axes.plot(one["mean"] / spread, y, "o", color=colour, markersize=7)
+        axes.plot((losses[name] - base) / spread, [y] * len(base), ".", color=INK, markersize=3)
         labels.append(f"{row['work']}  {name}")
     axes.axvspan(-1, 1, color=FAINT, alpha=0.2, lw=0)
     axes.axvline(0, color=INK, linewidth=1)
     for y in range(len(quality.FORMATS) - 1, len(lines), len(quality.FORMATS) - 1):
         axes.axhline(y - 0.5, color=FAINT, linewidth=0.5)
-    axes.set_xscale("symlog", linthresh=1, linscale=1.5)
-    axes.set(xlabel="difference, in standard deviations of float32's loss over seeds (bar: 95 %)")
+    axes.set(xlabel="difference / float32's deviation over seeds (bar: 95 %, points: seeds)")
     axes.set_yticks(range(len(lines)), labels)
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_formatter(PLAIN)
     axes.grid(axis="x")
     return figure
 
