@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure  # not pyplot: no display is wanted, none may exist
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-from benchmarks import record
+from benchmarks import quality, record
 from benchmarks.contestants import FLOOR
 from benchmarks.cpu import peer
 from benchmarks.method import ratios, spreads
@@ -205,6 +205,53 @@ def curve(found: Record, sweep: str) -> Figure | None:
     return figure
 
 
+def endings(found: Record) -> Figure | None:
+    """Every format's final losses less float32's: mean, interval, every seed, in its spreads."""
+    drawn = [row for row in found["rows"] if "losses" in row and not row["wrong"]]
+    if not drawn:
+        return None
+    lines = [(row, name) for row in drawn for name in row["losses"] if name != quality.REFERENCE]
+    title = "Final validation loss against training in float32"
+    figure, axes = frame(found, title, 1.6 + 0.22 * len(lines))
+    labels, colours = [], {"ok": OURS, **VERDICTS, "short": WRONG}
+    for y, (row, name) in enumerate(lines):
+        losses = pd.DataFrame(row["losses"])
+        base, one = losses[quality.REFERENCE], quality.paired(row["losses"]).loc[name]
+        spread = base.std()
+        colour = FAINT if name in (quality.NUDGED, quality.CONTROL) else colours[one["verdict"]]
+        axes.hlines(y, one["low"] / spread, one["high"] / spread, color=colour, linewidth=4)
+        axes.plot(one["mean"] / spread, y, "o", color=colour, markersize=7)
+        axes.plot((losses[name] - base) / spread, [y] * len(base), ".", color=INK, markersize=3)
+        labels.append(f"{row['work']}  {name}")
+    axes.axvspan(-1, 1, color=FAINT, alpha=0.2, lw=0)
+    axes.axvline(0, color=INK, linewidth=1)
+    for y in range(len(quality.FORMATS) - 1, len(lines), len(quality.FORMATS) - 1):
+        axes.axhline(y - 0.5, color=FAINT, linewidth=0.5)
+    axes.set(xlabel="difference / float32's deviation over seeds (bar: 95 %, points: seeds)")
+    axes.set_yticks(range(len(lines)), labels)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    return figure
+
+
+def decays(found: Record) -> Figure | None:
+    """Second moments after their gradients dropped, against the gradients' scale."""
+    drawn = [row for row in found["rows"] if "medians" in row]
+    if not drawn:
+        return None
+    figure, axes = frame(found, "sqrt(v) over its exact value after a tenfold drop", 3.2)
+    for row, colour in zip(drawn, (OURS, *OTHERS), strict=False):
+        label = f"{row['bits']}-bit states"
+        axes.plot(row["scales"], row["medians"], marker=".", color=colour, label=label)
+    axes.axhspan(1 - quality.ALLOWED, 1 + quality.ALLOWED, color=FAINT, alpha=0.2, lw=0)
+    axes.axhline(1, color=INK, linewidth=1)
+    axes.set(xscale="log", xlabel="scale of the gradients before", ylabel="median ratio")
+    axes.grid()
+    axes.legend(loc="best")
+    return figure
+
+
 # By kind of record, by name of the picture.
 FIGURES: dict[str, dict[str, Callable[[Record], Figure | None]]] = {
     "cpu": {"speedup": speedup},
@@ -215,6 +262,7 @@ FIGURES: dict[str, dict[str, Callable[[Record], Figure | None]]] = {
     "micro": {"contestants": partial(speedup, everybody=True)},
     "profile": {"parts": profile},
     "train": {"split": training},
+    "quality": {"losses": endings, "decay": decays},
 }
 
 

@@ -20,6 +20,9 @@ and, where they mean something,
     errors           {contestant: error of its result in tolerances, at most 1 is right}
     absent           {contestant: why it did not take part}
     rounds           rounds of each placement in memory, in the samples' order
+    losses           {format: [final validation loss, one per seed]}; index i is one seed for all
+    compact, held    {format: share of the parameters with 8-bit states, bytes a parameter kept}
+    scales, medians  gradient scales, and what v's root is over its exact value at each
     goal, floor_goal, missed
                      the peer's time over fastopt's, fastopt's over the floor's; which is missed
 """

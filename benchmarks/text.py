@@ -30,13 +30,15 @@ def source_text(characters: int = CHARACTERS) -> Tensor:
     return codes[codes < VOCABULARY][:characters].long()
 
 
-def text_batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(characters, their successors), each (BATCH, CONTEXT), from random places, without end."""
-    text = source_text()
+def text_batches(
+    seed: int, text: Tensor | None = None, batch: int = BATCH
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(characters, their successors), each (batch, CONTEXT), from random places, without end."""
+    text = source_text() if text is None else text
     source = torch.Generator().manual_seed(seed)
     within = torch.arange(CONTEXT)
     while True:
-        places = torch.randint(len(text) - CONTEXT, (BATCH, 1), generator=source) + within
+        places = torch.randint(len(text) - CONTEXT, (batch, 1), generator=source) + within
         yield text[places], text[places + 1]
 
 
@@ -62,7 +64,7 @@ class Transformer(nn.Module):
 
     def forward(self, characters: Tensor) -> Tensor:
         time = characters.shape[1]
-        mask = nn.Transformer.generate_square_subsequent_mask(time)
         x = self.tokens(characters) + self.positions(torch.arange(time))
+        mask = nn.Transformer.generate_square_subsequent_mask(time, dtype=x.dtype)
         logits: Tensor = self.head(self.blocks(x, mask=mask, is_causal=True))
         return logits

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from benchmarks import plots, record, report
 from benchmarks.record import Record
 
-KINDS = ("cpu", "tail", "peers", "curves", "train", "micro", "profile")
+KINDS = ("cpu", "tail", "peers", "curves", "train", "quality", "micro", "profile")
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +139,9 @@ def test_the_report_has_every_row(page: Page, records: dict[str, Record]) -> Non
         assert has(row["sweep"], f"{row['x']:,}")
     for row in records["train"]["rows"]:
         assert has(row["algorithm"], f"{row['loss_gaps']['fastopt']:.1e}")
+    for row in records["quality"]["rows"]:
+        for form in row.get("losses", [f"{row.get('bits')}-bit states"]):
+            assert any(line[1] == form for line in page.lines if len(line) > 1)
     for row in records["micro"]["rows"]:
         assert has(row["id"])
         assert all(has(who) for who in row["samples"])
