@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import _core, ranks
 from .backends import cpu, triton
-from .precision import ASKING
+from .precision import ASKING, asked
 from .stepping import Stepping
 
 BACKENDS = ("auto", "cpu", "triton", "torch")
@@ -85,12 +85,12 @@ def name_of(optimizer: Stepping, index: int) -> str:
 def route(optimizer: Stepping, group: dict[str, Any], param: Tensor, index: int) -> Route:
     """Decide the path of one parameter; raise where no path can take it."""
     found = best_route(optimizer, group, param, index)
-    asked = [name for name in OURS if group.get(name)]
-    if found.backend == "torch" and asked:
-        needs = ", ".join(f"{name}={group[name]}" for name in asked)
+    needed = [name for name in OURS if group.get(name)]
+    if found.backend == "torch" and needed:
+        needs = ", ".join(f"{name}={group[name]}" for name in needed)
         raise RuntimeError(
             f"{needs} needs fastopt's own kernels, but parameter {name_of(optimizer, index)} takes "
-            f"torch's step ({found.reason}): mend that, or leave {', '.join(asked)} out. No "
+            f"torch's step ({found.reason}): mend that, or leave {', '.join(needed)} out. No "
             "parameter was changed"
         )
     return found
@@ -102,11 +102,13 @@ def best_route(optimizer: Stepping, group: dict[str, Any], param: Tensor, index:
         return Route("torch", "FASTOPT_BACKEND=torch")
     if group.get("differentiable"):
         return Route("torch", "differentiable=True")
-    if ranks.is_shard(param) and setting != "torch" and (reason := ranks.lacks(param)):
+    if ranks.is_shard(param) and (reason := ranks.lacks(param)):
         return Route("torch", reason)
     if _core.memory_of(param) is None:
         return Route("torch", f"the parameter is a {type(param).__name__}, not a plain tensor")
     backend, reason = backend_for(optimizer, setting, param.device, index)
+    if backend == "triton" and ranks.is_shard(param) and asked(group):
+        reason = reason or "the noise of Triton's kernels does not know of shards"
     if reason:
         return Route("torch", reason, lasting=False)
     if backend == "cpu" and (reason := cpu.lacks(group)):
