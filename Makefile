@@ -14,7 +14,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 FASTOPT_BACKEND=triton $(BIN)/python -m pytest -m parity
+	TRITON_INTERPRET=1 FASTOPT_BACKEND=triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m parity -n auto
 
 # The core under clang's sanitizers, in build/sanitize-*; ARGS narrows the suite down.
 sanitize: $(VENV)/.test

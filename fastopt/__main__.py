@@ -31,7 +31,7 @@ def main() -> None:
             f"{bits} bits {sum(m.bytes[state] for state in states) / m.elements:.2f}"
             for bits, m in weighed.items()
         )
-        print(f"  {cls.__name__}: {', '.join([*states, *sizes] if states else ['no states'])}")
+        print(f"{cls.__name__}: {', '.join([*states, *sizes] if states else ['no states'])}")
 
 
 if __name__ == "__main__":

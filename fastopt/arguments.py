@@ -77,7 +77,8 @@ def signature(cls: type, arguments: Mapping[str, Argument]) -> inspect.Signature
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=argument.default)
         for name, argument in arguments.items()
     ]
-    return own.replace(parameters=[*own.parameters.values(), *added])
+    group = inspect.Parameter("norm_group", inspect.Parameter.KEYWORD_ONLY, default=None)
+    return own.replace(parameters=[*own.parameters.values(), *added, group])
 
 
 def adopt(

@@ -153,10 +153,10 @@ class Plan:
         devices = {param.device for param in params}
         self._shards = [p for p in params if ranks.is_shard(p)]
         self._agreement = ranks.Agreement(params, optimizer.norm_group)
-        # Else the norm spans backends or devices, and torch's own passes are taken.
         # What an edit from outside makes the correction of stale.
         self.corrected = [p for group, p in parameters(optimizer) if group["master_weight_bits"]]
-        # A launch's norm stays on its device, which no other process sees.
+        # Else the norm spans backends, devices or processes, which a launch's does not: torch's own
+        # passes are taken.
         launches = backends == {"triton"} and len(devices) == 1 and not self._agreement.needed
         self._fuses = self._on_cpu or launches
         self._composes = not self._fuses and any(map(passes_on, optimizer.param_groups))

@@ -44,6 +44,13 @@ def local(tensor: Tensor) -> Tensor:
     return tensor._local_tensor if is_shard(tensor) else tensor  # type: ignore[attr-defined]
 
 
+def describe(param: Any) -> str:
+    """Of a DTensor, what of it is updated here; for explain()."""
+    if not is_shard(param):
+        return ""
+    return f", local shards of {', '.join(map(str, param.placements))}"
+
+
 def sharded_dims(param: Any) -> list[int]:
     """The mesh dimensions over which a DTensor is cut."""
     return [i for i, placement in enumerate(param.placements) if not placement.is_replicate()]

@@ -111,6 +111,8 @@ def check_layout(layout: Layout) -> None:
                 assert found[name] == pytest.approx(stats, rel=1e-3), name
         explained = fastopt.explain(twins.together)
         assert {bucket.path for bucket in explained.buckets} == {"cpu"}
+        cut = any(placements is not None for placements in layout.placements)
+        assert ("local shards of S(" in str(explained)) == cut
 
 
 def check_layouts(size: int) -> None:

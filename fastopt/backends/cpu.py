@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import _core
+from .. import _core, ranks
 
 
 def lacks(group: dict[str, Any]) -> str:
@@ -16,4 +16,4 @@ def lacks(group: dict[str, Any]) -> str:
 
 def how(param: Tensor, state: dict[str, Any]) -> str:
     """What it does with a parameter, for explain()."""
-    return f"compiled engine, {_core.isa()}"
+    return f"compiled engine, {_core.isa()}{ranks.describe(param)}"

@@ -65,6 +65,8 @@ class Adam(FusedStep, torch.optim.Adam):
         master_weight_bits (int, optional): of a bfloat16 or float16 parameter 32 or 24: a state
             `master_low` keeps what its 16 bits lack of so many; None: nothing does (default: None).
         stochastic_rounding (bool): round a 16-bit parameter without it by noise (default: False).
+        norm_group (ProcessGroup, optional): processes over which norm and finiteness of gradients
+            go beside those that DTensors tell, see :attr:`norm_group` (default: None).
         rounding_seed (int): of the noise that states and parameters are rounded by, a function of
             it, the step, the parameter's place and the element (default: 0).
 
