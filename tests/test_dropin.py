@@ -74,7 +74,7 @@ def test_constructor_errors(name: str, error: Any) -> None:
 @names
 def test_signature(name: str) -> None:
     ours, theirs = (inspect.signature(cls).parameters for cls in PAIRS[name])
-    own = PAIRS[name][0]._arguments
+    own = [*PAIRS[name][0]._arguments, "norm_group"]
     assert list(ours) == [*theirs, *own]
     assert all(ours[argument].kind == inspect.Parameter.KEYWORD_ONLY for argument in own)
     for argument, parameter_ in theirs.items():
