@@ -127,7 +127,8 @@ class Composition:
             else:
                 state["ema"] = p.detach().clone()
         if before is not None:
-            norms = [real(t).double().norm().item() for t in (unscaled, p.detach() - before, p)]
+            own = (local(t) for t in (unscaled, p.detach() - before, p.detach()))
+            norms = [real(t).double().norm().item() for t in own]
             self.stats.append((index, *norms))
         if group["clear_grads"]:
             grad.zero_()

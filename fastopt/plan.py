@@ -151,7 +151,11 @@ class Plan:
         self._rest = "torch" in backends
         params = [param for _, param in parameters(optimizer)]
         devices = {param.device for param in params}
-        self._shards = [p for p in params if ranks.is_shard(p)]
+        self._shards = [
+            p
+            for p, r in zip(params, self.routes, strict=True)
+            if r.backend != "torch" and ranks.is_shard(p)
+        ]
         self._agreement = ranks.Agreement(params, optimizer.norm_group)
         # What an edit from outside makes the correction of stale.
         self.corrected = [p for group, p in parameters(optimizer) if group["master_weight_bits"]]

@@ -142,10 +142,15 @@ def device_of(group: dist.ProcessGroup) -> str:
     return "cpu" if "cpu" in kinds or not kinds else kinds[0]
 
 
-def lacks(param: Any) -> str:
-    """Why the engine does not take a DTensor, or an empty string."""
-    partial = [p for p in param.placements if p.is_partial()]
-    return f"the parameter is a DTensor of placement {partial[0]}" if partial else ""
+def lacks(param: Any, backend: str, compact: bool) -> str:
+    """Why a backend does not take a DTensor, or an empty string."""
+    if backend == "triton":  # whose tables have the whole's shape
+        return "the parameter is a DTensor, which Triton's kernels do not take"
+    if partial := [p for p in param.placements if p.is_partial()]:
+        return f"the parameter is a DTensor of placement {partial[0]}"
+    if compact and cut(param) is None:
+        return f"the parameter is a DTensor of placements {param.placements}, cut within its middle"
+    return ""
 
 
 def place_gradient(param: Any) -> None:
@@ -165,12 +170,12 @@ def keeps_blocks(param: Any, block: int) -> bool:
     """
     if not is_shard(param):
         return True
-    for i in sharded_dims(param):
+    parts = list(param.shape)
+    for i in sharded_dims(param):  # one dimension may be cut twice
         dim = param.placements[i].dim
-        if dim == 0 and param.ndim > 1:
-            continue
-        part = -(-param.shape[dim] // param.device_mesh.size(i))
-        if param.ndim > 2 or part % block:
+        parts[dim] = -(-parts[dim] // param.device_mesh.size(i))
+        rows = dim == 0 and param.ndim > 1
+        if not rows and (param.ndim > 2 or parts[dim] % block):
             return False
     return True
 

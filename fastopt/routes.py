@@ -102,22 +102,25 @@ def best_route(optimizer: Stepping, group: dict[str, Any], param: Tensor, index:
         return Route("torch", "FASTOPT_BACKEND=torch")
     if group.get("differentiable"):
         return Route("torch", "differentiable=True")
-    if ranks.is_shard(param) and (reason := ranks.lacks(param)):
-        return Route("torch", reason)
+    shard = ranks.is_shard(param)  # which lets the core know of them
     if _core.memory_of(param) is None:
         return Route("torch", f"the parameter is a {type(param).__name__}, not a plain tensor")
     backend, reason = backend_for(optimizer, setting, param.device, index)
-    if backend == "triton" and ranks.is_shard(param) and asked(group):
-        reason = reason or "the noise of Triton's kernels does not know of shards"
     if reason:
         return Route("torch", reason, lasting=False)
+    if shard and (reason := ranks.lacks(param, backend, bool(asked(group)))):
+        return Route("torch", reason)
     if backend == "cpu" and (reason := cpu.lacks(group)):
         return Route("torch", reason)
     if param.layout != torch.strided or param.dtype not in DTYPES:
         return Route("torch", f"no kernel for {param.dtype}, {param.layout}", lasting=False)
     if param.is_conj() or param.is_neg():
         return Route("torch", "the parameter is a lazy conjugate or negation", lasting=False)
-    return route_of_grad(optimizer, param.grad, index, backend)
+    grad = param.grad
+    if grad is not None and ranks.is_shard(grad) != shard:
+        reason = f"the gradient is a {type(grad).__name__}, the parameter a {type(param).__name__}"
+        return Route("torch", reason, lasting=False)
+    return route_of_grad(optimizer, grad, index, backend)
 
 
 def backend_for(

@@ -225,6 +225,25 @@ def test_stale_corrections() -> None:
     assert torch.equal(fastopt.precision.weight(p, made.state[p])[0], torch.full((64,), 5.0))
 
 
+def test_a_refused_step_keeps_what_is_stale() -> None:
+    """It changes no tensor; the next one knows."""
+    p, made = corrected()
+    low, average = made.state[p][LOW].clone(), made.state[p]["exp_avg"]
+    with torch.no_grad():
+        p.fill_(3.0)
+    made.state[p]["exp_avg"] = torch.zeros(3, dtype=BF16)
+    with pytest.raises(RuntimeError, match="'exp_avg' has shape"):
+        made.step()
+    assert torch.equal(made.state[p][LOW], low)
+    made.state[p]["exp_avg"] = average
+    made.param_groups[0].update(skip_nonfinite=True, lr=0.0)
+    p.grad.fill_(float("nan"))
+    made.step()
+    assert torch.equal(made.state[p][LOW], low)
+    step(made, p)
+    assert torch.equal(fastopt.precision.weight(p, made.state[p]), torch.full((64, 64), 3.0))
+
+
 def test_swapping_averages_keeps_corrections() -> None:
     p, made = corrected(ema_decay=0.5)
     kept, low = p.detach().clone(), made.state[p][LOW].clone()

@@ -177,6 +177,58 @@ def test_norm_group() -> None:
     run(2, check_norm_group)
 
 
+def check_averages() -> None:
+    """Swapped in and out, also where a shard is empty; a parameter that is cut twice."""
+    mesh = init_device_mesh("cpu", (2, 2))
+    asked = {"state_bits": 8, "min_8bit_size": 1, "master_weight_bits": 24, "ema_decay": 0.5}
+    for shape, placements in (((1, 128), [ROWS, WHOLE]), ((128,), [ROWS, ROWS])):
+        whole = torch.nn.Parameter(values(shape, torch.bfloat16, seed=0))
+        part = torch.nn.Parameter(distribute_tensor(whole.detach().clone(), mesh, placements))
+        alone, together = fastopt.AdamW([whole], **asked), fastopt.AdamW([part], **asked)
+        for k in range(3):
+            whole.grad = values(shape, torch.bfloat16, seed=k)
+            part.grad = distribute_tensor(whole.grad.clone(), mesh, placements)
+            alone.step()
+            together.step()
+            live = part.full_tensor()
+            with together.swap_ema(), alone.swap_ema():
+                if "exp_avg_scale" in together.state[part]:
+                    same(whole.detach(), part.detach(), f"average of {shape}")
+            same(live, part.detach(), f"{shape} after the swap")
+        coded = "exp_avg_scale" in together.state[part]
+        assert coded == (len(shape) == 2)  # else its blocks would be cut
+        if coded:
+            same(whole.detach(), part.detach(), f"{shape}")
+
+
+def test_averages() -> None:
+    run(4, check_averages)
+
+
+def check_triton() -> None:
+    """Its tables have the whole's shape: a DTensor takes torch's step there, as before."""
+    twins = Twins(LAYOUTS["rows"]._replace(mesh=(2,)), fastopt.AdamW, torch.float32)
+    twins.together.param_groups[0]["track_stats"] = True
+    twins.alone.param_groups[0]["track_stats"] = True
+    for k in range(2):
+        twins.grads(k)
+        twins.step()
+    assert "which Triton's kernels do not take" in str(fastopt.explain(twins.together))
+    for p, q in zip(twins.whole, twins.parts, strict=True):
+        torch.testing.assert_close(p.detach(), q.full_tensor().detach())
+    for name, stats in twins.alone.stats().items():
+        assert twins.together.stats()[name] == pytest.approx(stats, rel=1e-3)
+    twins.together.param_groups[0]["state_bits"] = 8
+    with pytest.raises(RuntimeError, match="state_bits=8 needs fastopt's own kernels"):
+        twins.together.step()
+
+
+def test_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("FASTOPT_BACKEND", "triton")
+    run(2, check_triton)
+
+
 def check_partial_gradients() -> None:
     """A gradient that is still to be summed is, before it is used."""
     mesh = init_device_mesh("cpu", (2,))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..plan import version
+from ..ranks import local
 from ._record import Record
 
 
@@ -65,14 +66,14 @@ class Averages(torch.optim.Optimizer):
             for p, ema in pairs:
                 # The narrower of two dtypes does not hold what the other one has to give back.
                 kept = None if p.dtype == ema.dtype else [p.detach().clone(), ema.clone()]
-                begun.append((p, ema, version(ema), kept))
+                begun.append((p, ema, version(local(ema)), kept))
                 _put(p, ema)
             yield
         finally:
             # Backwards: parameters that share memory take back what they gave. Where an interrupt
             # came before the last of these swaps was made, its version tells.
             for p, ema, before, kept in reversed(begun):
-                if ema.is_inference() or version(ema) != before:
+                if ema.is_inference() or version(local(ema)) != before:
                     _put(p, ema, kept)
             record.swapped = False
             record.corrected.update({p: version(p) for p in valid})
@@ -90,4 +91,6 @@ def _put(a: Tensor, b: Tensor, values: list[Tensor] | None = None) -> None:
     """These values into both, by default each other's; in one call, so that no interrupt comes
     between its halves.
     """
-    torch._foreach_copy_([a, b], values or [b.clone(), a.clone()])
+    held = [local(t) for t in (a, b)]
+    given = [local(t) for t in values] if values else [t.clone() for t in reversed(held)]
+    torch._foreach_copy_(held, given)

@@ -25,11 +25,9 @@ from ..arguments import OWN, Argument
 from ..composition import measures
 from ..plan import Plan, version
 from ..routes import name_of, parameters
-from ..stepping import NO_SCALER, Scaler, Stepping
+from ..stepping import NO_SCALER, Outcome, Scaler, Stepping
 from ._average import Averages
 from ._record import LeftOut, Record
-
-NO_PLAN = (-1, "there is no plan yet")
 
 
 class FusedStep(Averages, Stepping):
@@ -124,22 +122,33 @@ class FusedStep(Averages, Stepping):
         scaler = NO_SCALER
         if found_inf is not None or grad_scale is not None:
             scaler = Scaler(found_inf, grad_scale)
-        plan = record.plan
-        if record.corrected:
-            record.drop_stale_corrections(self.state)
-        outcome = NO_PLAN if plan is None else plan.step(self, scaler)
-        if outcome is not None and outcome != "skipped":
-            record.plan = None
-            plan = Plan(self)
-            outcome = plan.first_step(self, scaler)
-            if plan.lasting:
-                record.plan = plan
+        dropped = record.drop_stale_corrections(self.state) if record.corrected else []
+        try:
+            plan, outcome = self._run(scaler)
+        except BaseException:
+            record.take_back(dropped)
+            raise
         record.last = plan
-        if plan is not None and plan.corrected:
-            record.corrected = {param: version(param) for param in plan.corrected}
         if outcome == "skipped":
+            record.take_back(dropped)
             self._skipped(scaler)
+        elif plan.corrected or record.corrected:
+            record.corrected = {param: version(param) for param in plan.corrected}
         return loss
+
+    def _run(self, scaler: Scaler) -> tuple[Plan, Outcome]:
+        """By the plan there is, or else by a new one; which it was."""
+        record = self._record
+        if record.plan is not None:
+            outcome = record.plan.step(self, scaler)
+            if outcome is None or outcome == "skipped":
+                return record.plan, outcome
+            record.plan = None
+        plan = Plan(self)
+        outcome = plan.first_step(self, scaler)
+        if plan.lasting:
+            record.plan = plan
+        return plan, outcome
 
     def _skipped(self, scaler: Scaler) -> None:
         """Count a step that was left out, and clear the gradients where that is asked for."""

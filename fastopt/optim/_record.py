@@ -16,6 +16,9 @@ import torch
 from ..plan import Plan, version
 from ..precision import LOW
 
+# A parameter, its version, its correction and what that was.
+Dropped = tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -39,15 +42,26 @@ class Record:
     # Parameters that have a correction, each with its version after the last step.
     corrected: dict[torch.Tensor, int] = field(default_factory=dict)
 
-    def drop_stale_corrections(self, state: Mapping[torch.Tensor, dict[str, Any]]) -> None:
-        """A parameter that was written to since the last step has nothing left beside its 16 bits.
+    def drop_stale_corrections(self, state: Mapping[torch.Tensor, dict[str, Any]]) -> list[Dropped]:
+        """A parameter that was written to since the last step has nothing left beside its 16 bits;
+        returned is what undoes this, should the step be refused.
         Of one that has just been loaded nobody knows: model and optimizer are taken to belong
         together, in whichever order they were loaded.
         """
+        dropped: list[Dropped] = []
         for param, before in self.corrected.items():
             low = state[param].get(LOW) if param in state else None
             if low is not None and version(param) != before:
+                dropped.append((param, version(param), low, low.clone()))
                 low.zero_()
+        return dropped
+
+    @staticmethod
+    def take_back(dropped: Sequence[Dropped]) -> None:
+        """Not where the step came to write: its version tells."""
+        for param, now, low, kept in dropped:
+            if version(param) == now:
+                low.copy_(kept)
 
     def skips_on(self, device: torch.device) -> torch.Tensor:
         """The count of steps left out that a device keeps, as the host cannot know."""
