@@ -18,8 +18,8 @@ from benchmarks.session import add_isa
 
 HELP = "every measurement, its JSON, the pictures, the report, the README's tables"
 
-# By the name of their file: command and options, sized so that `make bench` ends within 20 minutes
-# on 2 cores.
+# By the name of their file: command and options, sized so that all but quality ended within 10
+# minutes on 2 cores, before compact joined; the whole has not been timed since.
 MEASUREMENTS: dict[str, list[str]] = {
     "cpu": ["cpu", "--budget", "2"],
     "compact": ["compact", "--budget", "2"],
