@@ -47,8 +47,12 @@ Hyper read_with(int rule, PyObject* borrowed, const Read& read) {
   };
   const Rule::Key* of = kernels().rules[rule].hyper;
   for (PyObject* key : keys_of(rule).hyper) {
-    const int numbers = (of++)->numbers;
-    PyObject* const value = get(group.ptr(), key);
+    const auto [_, numbers, optional] = *of++;
+    PyObject* const value = optional ? find(group.ptr(), key) : get(group.ptr(), key);
+    if (!value) {
+      hyper.values[hyper.count++] = 0;
+      continue;
+    }
     const bool several = PyTuple_Check(value) || PyList_Check(value);
     if (several != (numbers > 1)) refuse_count(key, value, numbers);
     if (!several) {
@@ -84,11 +88,14 @@ const Keys& keys_of(int rule) {
     const Rule& r = kernels().rules[rule];
     for (int i = 0; r.hyper[i].name; ++i) k.hyper.push_back(interned(r.hyper[i].name));
     k.states.resize(r.variants);
+    k.codes.resize(r.variants);
     k.scales.resize(r.variants);
     for (int v = 0; v < r.variants; ++v) {
       for (int i = 0; r.states[v][i].name; ++i) {
         k.states[v].push_back(interned(r.states[v][i].name));
-        k.scales[v].push_back(interned((std::string(r.states[v][i].name) + kScaleSuffix).c_str()));
+        const std::string name = r.states[v][i].name;
+        k.codes[v].push_back(interned((name + kCodesSuffix).c_str()));
+        k.scales[v].push_back(interned((name + kScaleSuffix).c_str()));
       }
     }
   }
@@ -101,10 +108,15 @@ const Rule::Carry* carries_of(int rule, bool compact) {
   return compact && !own->name ? kCount : own;
 }
 
-PyObject* get(PyObject* dict, PyObject* key) {
+PyObject* find(PyObject* dict, PyObject* key) {
   PyObject* value = PyDict_GetItemWithError(dict, key);
+  if (!value && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+
+PyObject* get(PyObject* dict, PyObject* key) {
+  PyObject* value = find(dict, key);
   if (!value) {
-    if (PyErr_Occurred()) throw py::error_already_set();
     PyErr_SetObject(PyExc_KeyError, key);
     throw py::error_already_set();
   }
@@ -149,8 +161,7 @@ bool is_true(PyObject* value) {
 }
 
 bool is_set(PyObject* dict, PyObject* key) {
-  PyObject* value = PyDict_GetItemWithError(dict, key);
-  if (!value && PyErr_Occurred()) throw py::error_already_set();
+  PyObject* value = find(dict, key);
   return value && is_true(value);
 }
 
@@ -165,10 +176,10 @@ Passes read_passes(PyObject* borrowed, std::optional<double> grad_scale) {
   static PyObject* ema_decay = interned("ema_decay");
   static PyObject* clear_grads = interned("clear_grads");
   static PyObject* track_stats = interned("track_stats");
-  // Sets *to and returns true unless the value is None.
+  // Sets *to and returns true where there is a value and it is not None.
   const auto given = [&](PyObject* key, double* to) {
-    PyObject* const value = get(group, key);
-    if (value == Py_None) return false;
+    PyObject* const value = find(group, key);
+    if (!value || value == Py_None) return false;
     *to = number(value);
     return true;
   };
@@ -178,11 +189,11 @@ Passes read_passes(PyObject* borrowed, std::optional<double> grad_scale) {
   passes.clip_norm = given(max_grad_norm, &passes.max_grad_norm);
   given(max_grad_value, &passes.max_grad_value);
   passes.maximize = is_true(get(group, maximize));
-  passes.l1 = number(get(group, l1));
+  given(l1, &passes.l1);
   passes.average = given(ema_decay, &passes.ema_decay);
-  passes.clear_grads = is_true(get(group, clear_grads));
-  passes.track_stats = is_true(get(group, track_stats));
-  passes.skip_nonfinite = is_true(get(group, skip_nonfinite));
+  passes.clear_grads = is_set(group, clear_grads);
+  passes.track_stats = is_set(group, track_stats);
+  passes.skip_nonfinite = is_set(group, skip_nonfinite);
   return passes;
 }
 
@@ -192,8 +203,7 @@ void read_formats(PyObject* group, Group* now) {
   static PyObject* stochastic_rounding = interned("stochastic_rounding");
   static PyObject* rounding_seed = interned("rounding_seed");
   const auto bits = [&](PyObject* key) {
-    PyObject* const value = PyDict_GetItemWithError(group, key);
-    if (!value && PyErr_Occurred()) throw py::error_already_set();
+    PyObject* const value = find(group, key);
     return value && value != Py_None ? int(number(value)) : 0;
   };
   now->noisy_params = is_set(group, stochastic_rounding);
@@ -201,7 +211,8 @@ void read_formats(PyObject* group, Group* now) {
   now->compact = states || masters || now->noisy_params;
   now->formats = states << 8 | masters << 1 | int(now->noisy_params);
   if (!now->compact) return;
-  now->rounding_seed = PyLong_AsUnsignedLongLongMask(get(group, rounding_seed));
+  PyObject* const seed = find(group, rounding_seed);
+  now->rounding_seed = seed ? PyLong_AsUnsignedLongLongMask(seed) : 0;
   if (PyErr_Occurred()) throw py::error_already_set();
 }
 

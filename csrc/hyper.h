@@ -20,7 +20,7 @@ int find_rule(const std::string& name);
 struct Keys {
   std::vector<PyObject*> hyper;
   std::vector<std::vector<PyObject*>> states;
-  std::vector<std::vector<PyObject*>> scales;  // of these, where they are codes
+  std::vector<std::vector<PyObject*>> codes, scales;  // of these, where they are in codes
 };
 
 const Keys& keys_of(int rule);
@@ -31,7 +31,10 @@ const Rule::Carry* carries_of(int rule, bool compact);
 // A Python string that look-ups compare by pointer; never freed.
 PyObject* interned(const char* text);
 
-// dict[key], borrowed; throws KeyError.
+// dict[key], borrowed; null where it is missing.
+PyObject* find(PyObject* dict, PyObject* key);
+
+// Likewise; throws KeyError.
 PyObject* get(PyObject* dict, PyObject* key);
 
 // The parameters of a group: a list or a tuple, else throws Refused.

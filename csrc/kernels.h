@@ -18,6 +18,9 @@ constexpr const char* kAverageName = "ema";
 // Second planes: the correction of a 16-bit parameter, the scales of a state's codes.
 constexpr const char* kLowName = "master_low";
 constexpr const char* kScaleSuffix = "_scale";
+// A state in codes has a name of its own: whoever does not know of them, as a loader that converts
+// dtypes does not, misses the state rather than take codes for numbers.
+constexpr const char* kCodesSuffix = "_codes";
 constexpr double kUnlimited = std::numeric_limits<double>::infinity();
 
 // The passes around a rule's update, the same for every rule, in the order in which they happen.

@@ -46,8 +46,11 @@ Roster::Roster(int rule, const py::list& groups, const py::dict& state,
     if (group.passes.average) place(average_key);
     for (int k = 0; group.carries[k].name; ++k) place(interned(group.carries[k].name));
     places.emplace_back(low_key, kSecond);
+    const Keys& keys = keys_of(rule_);
     int stream = 2;
-    for (PyObject* key : keys_of(rule_).scales[group.hyper.variant]) {
+    for (PyObject* key : keys.codes[group.hyper.variant]) places.emplace_back(key, stream++);
+    stream = 2;
+    for (PyObject* key : keys.scales[group.hyper.variant]) {
       places.emplace_back(key, kSecond + stream++);
     }
     const auto count = size_t(PySequence_Fast_GET_SIZE(group.params.ptr()));

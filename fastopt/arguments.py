@@ -1,17 +1,21 @@
-"""The arguments that torch's classes lack: their defaults and what they allow, then their use."""
+"""The arguments that torch's classes lack: their defaults and what they allow, then their use.
+
+They stand in a param group only where they were set, so that checkpoints that name every key of a
+group, as torch.distributed.checkpoint's do, pass between torch's classes and ours.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
 
 class Argument(NamedTuple):
-    """A keyword-only argument, kept in the param groups under its name."""
+    """A keyword-only argument, kept under its name in the param groups that set it."""
 
     default: Any
     allowed: str
@@ -56,6 +60,12 @@ OWN = PASSES | FORMATS
 FUSED = {"fused": Argument(None, "True, False or None", lambda x: x in (True, False, None))}
 DECOUPLED_WEIGHT_DECAY = {"decoupled_weight_decay": _switch()}
 EPS_IN_SQRT = {"eps_in_sqrt": _switch()}
+_ALL = OWN | FUSED | DECOUPLED_WEIGHT_DECAY | EPS_IN_SQRT
+
+
+def setting(group: Mapping[str, Any], name: str) -> Any:
+    """What a param group has an argument be; its default where it was not set."""
+    return group[name] if name in group else _ALL[name].default
 
 
 def check(arguments: Mapping[str, Argument], values: Mapping[str, Any]) -> None:
@@ -82,10 +92,14 @@ def signature(cls: type, arguments: Mapping[str, Argument]) -> inspect.Signature
 
 
 def adopt(
-    optimizer: torch.optim.Optimizer, values: Mapping[str, Any], groups: list[dict[str, Any]]
+    optimizer: torch.optim.Optimizer, names: Iterable[str], groups: list[dict[str, Any]]
 ) -> None:
-    """Give every param group what it lacks: from the group it replaces, else from `values`."""
+    """Give every param group what it lacks of these: from the group it replaces, else what the
+    optimizer was made with.
+    """
     for i, group in enumerate(optimizer.param_groups):
         old = groups[i] if i < len(groups) else {}
-        for name, value in values.items():
-            group.setdefault(name, old.get(name, value))
+        known = {**optimizer.defaults, **old}
+        for name in names:
+            if name in known:
+                group.setdefault(name, known[name])

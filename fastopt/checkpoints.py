@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import _core, precision
-from .precision import ASKING, HALVES, PLANES, SCALE
+from .precision import ASKING, CODES, HALVES, PLANES, SCALE
 from .routes import name_of, parameters
 from .stepping import Stepping
 
@@ -35,6 +35,8 @@ def torchs(rule: str, state: dict[str, Any]) -> dict[str, Any]:
     """
     state = {**state, **state.get(PACKED, {})}
     state.pop(PACKED, None)
+    # What torch.distributed.checkpoint leaves of a state that a flat checkpoint lacks.
+    state = {name: value for name, value in state.items() if value != {}}
     for name, value in state.items():
         if isinstance(value, Tensor) and "dequantize" in vars(type(value)):
             state[name] = value.dequantize()
@@ -117,10 +119,14 @@ def portable(optimizer: Stepping, own: set[str]) -> dict[str, Any]:
         key: _core.kinds(rule, group) for group in found["param_groups"] for key in group["params"]
     }
     for key, state in found["state"].items():
-        plain = states[key] = {name: state[name] for name in state if name in names}
-        for name, value in plain.items():
-            if (scale := state.get(name + SCALE)) is not None:
-                plain[name] = precision.decoded(value, scale, kinds[key][name])
+        plain = states[key] = {}
+        for stored, value in state.items():
+            name = stored.removesuffix(CODES)
+            if name not in names:
+                continue
+            plain[name] = value
+            if name != stored:
+                plain[name] = precision.decoded(value, state[name + SCALE], kinds[key][name])
             elif isinstance(value, Tensor) and value.dtype in HALVES:
                 plain[name] = value.float()
     groups = [

@@ -14,23 +14,26 @@ import torch
 from torch import Tensor
 
 from . import precision
-from .arguments import PASSES
+from .arguments import PASSES, setting
 from .ranks import Agreement, local
 from .stepping import Outcome, Stats, Stepping
 
 
 def passes_on(group: dict[str, Any]) -> list[str]:
     """The names of the passes that a param group asks for."""
-    return [name for name, argument in PASSES.items() if group[name] != argument.default]
+    return [name for name, argument in PASSES.items() if setting(group, name) != argument.default]
 
 
 def measures(groups: Sequence[dict[str, Any]]) -> bool:
     """Whether the norm of the gradients is asked for."""
-    return any(g["max_grad_norm"] is not None or g["skip_nonfinite"] for g in groups)
+    return any(
+        setting(group, "max_grad_norm") is not None or setting(group, "skip_nonfinite")
+        for group in groups
+    )
 
 
 def without_passes(group: dict[str, Any]) -> dict[str, Any]:
-    return {**group, **{name: argument.default for name, argument in PASSES.items()}}
+    return {name: value for name, value in group.items() if name not in PASSES}
 
 
 def real(t: Tensor) -> Tensor:
@@ -81,7 +84,9 @@ class Composition:
             self.norm = math.sqrt(square)
             if "skip_nonfinite" in wants and not finite:
                 return "skipped"
-        before = [p.detach().clone() if g["track_stats"] else None for _, g, p in self.updated]
+        before = [
+            p.detach().clone() if setting(g, "track_stats") else None for _, g, p in self.updated
+        ]
         try:
             for (_, group, p), g in zip(self.updated, self.unscaled, strict=True):
                 p.grad = self.prepared(group, p, g)
@@ -98,15 +103,15 @@ class Composition:
 
     def prepared(self, group: dict[str, Any], p: Tensor, g: Tensor) -> Tensor:
         """The gradient that the update is given."""
-        if group["max_grad_norm"] is not None and self.norm is not None:
-            factor = group["max_grad_norm"] / (self.norm + 1e-6)
+        max_norm = setting(group, "max_grad_norm")
+        if max_norm is not None and self.norm is not None:
+            factor = max_norm / (self.norm + 1e-6)
             g = g * (1.0 if factor > 1 else factor)
-        if group["max_grad_value"] is not None:
-            limit = group["max_grad_value"]
+        if (limit := setting(group, "max_grad_value")) is not None:
             clamped = real(g).clamp(-limit, limit)
             g = torch.view_as_complex(clamped) if g.is_complex() else clamped
-        if group["l1"]:
-            sign = real(p.detach()).sign() * (-group["l1"] if group["maximize"] else group["l1"])
+        if l1 := setting(group, "l1"):
+            sign = real(p.detach()).sign() * (-l1 if group["maximize"] else l1)
             g = g + (torch.view_as_complex(sign) if g.is_complex() else sign).to(g.dtype)
         return g
 
@@ -118,19 +123,20 @@ class Composition:
         before: Tensor | None,
     ) -> None:
         index, group, p = updated
-        if group["ema_decay"] is not None:
+        decay = setting(group, "ema_decay")
+        if decay is not None:
             state = self.optimizer.state[p]
             if "ema" in state:
                 ema = state["ema"] = state["ema"].resolve_conj()
                 now = precision.weight(p, state).to(ema.dtype)
-                real(ema).lerp_(real(now), 1 - group["ema_decay"])
+                real(ema).lerp_(real(now), 1 - decay)
             else:
                 state["ema"] = p.detach().clone()
         if before is not None:
             own = (local(t) for t in (unscaled, p.detach() - before, p.detach()))
             norms = [real(t).double().norm().item() for t in own]
             self.stats.append((index, *norms))
-        if group["clear_grads"]:
+        if setting(group, "clear_grads"):
             grad.zero_()
         elif unscaled is not grad:
             grad.copy_(unscaled)

@@ -53,7 +53,7 @@ class Form:
         # What torch's form has no argument for is what the class has it be; and where a param group
         # has betas, torch's forms have beta1 and beta2.
         group, numbers = cls([torch.empty(0)]).param_groups[0], _core.hyper(self._rule)
-        self._hyper = {key: group[key] for key in numbers if key not in arguments}
+        self._hyper = {k: group[k] for k in numbers if k in group and k not in arguments}
         self._several = {
             key: [f"{key.removesuffix('s')}{i + 1}" for i in range(count)]
             for key, count in numbers.items()

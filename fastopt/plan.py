@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from . import _core, precision, ranks
+from .arguments import setting
 from .composition import Composition, passes_on, without_passes
 from .routes import (
     ENVIRONMENT,
@@ -86,16 +88,16 @@ class NewStates:
                 optimizer.state[param].update(kept)
 
 
-def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
-    """Create the states that torch would, in the formats that are asked for, for every engine
-    parameter that now has a gradient, and convert those that are in others.
+def create_states(optimizer: Stepping, ours: list[bool]) -> NewStates:
+    """Create the states that torch would, in the formats that are asked for, for every parameter of
+    `ours`, and convert those that are in others.
     """
     rule = optimizer._rule
-    fresh, new_averages = bytearray(len(routes)), bytearray(len(routes))
+    fresh, new_averages = bytearray(len(ours)), bytearray(len(ours))
     new: list[tuple[Tensor, dict[str, Tensor | None]]] = []
     kept: list[tuple[Tensor, int, dict[str, Any] | None]] = []
     for index, (group, param) in enumerate(parameters(optimizer)):
-        if routes[index].backend == "torch" or param.grad is None:
+        if not ours[index]:
             continue
         there = optimizer.state.get(param)
         kept.append((param, version(param), None if there is None else dict(there)))
@@ -110,7 +112,7 @@ def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
                 created[name] = torch.full((), number, dtype=dtype)
         kinds = _core.kinds(rule, group)
         for name, start in _core.states(rule, group):
-            found = state.get(name)
+            found = state.get(name, state.get(name + precision.CODES))
             if found is None:
                 fresh[index] |= start is None
                 created |= precision.new_state(group, param, kinds[name], name, start)
@@ -122,7 +124,7 @@ def create_states(optimizer: Stepping, routes: list[Route]) -> NewStates:
             created |= precision.converted(group, param, rule, state)
         except _core.Refused as refused:
             raise refusal(optimizer, index, str(refused)) from refused
-        if group["ema_decay"] is not None and "ema" not in state:
+        if setting(group, "ema_decay") is not None and "ema" not in state:
             created["ema"] = param.detach().clone()
             new_averages[index] = 1
         if created:
@@ -158,7 +160,9 @@ class Plan:
         ]
         self._agreement = ranks.Agreement(params, optimizer.norm_group)
         # What an edit from outside makes the correction of stale.
-        self.corrected = [p for group, p in parameters(optimizer) if group["master_weight_bits"]]
+        self.corrected = [
+            p for group, p in parameters(optimizer) if setting(group, "master_weight_bits")
+        ]
         # Else the norm spans backends, devices or processes, which a launch's does not: torch's own
         # passes are taken.
         launches = backends == {"triton"} and len(devices) == 1 and not self._agreement.needed
@@ -174,7 +178,9 @@ class Plan:
         """Create what is missing and step; what is refused now is an error and leaves nothing."""
         resolve_gradients(optimizer, self.routes)
         try:
-            new = create_states(optimizer, self.routes)
+            having = (param.grad is not None for _, param in parameters(optimizer))
+            ours = [r.backend != "torch" for r in self.routes]
+            new = create_states(optimizer, [*map(and_, ours, having)])
         except _core.Refused as refused:
             raise refusal(optimizer, -1, str(refused)) from refused
         outcome: Outcome = None
@@ -297,7 +303,7 @@ class Plan:
 
     @staticmethod
     def _tracked(optimizer: Stepping) -> bool:
-        return any(group["track_stats"] for group in optimizer.param_groups)
+        return any(setting(group, "track_stats") for group in optimizer.param_groups)
 
     @property
     def stats(self) -> list[tuple[str, float, float, float]]:

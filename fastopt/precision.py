@@ -2,9 +2,10 @@
 over to it and back, then what all of it weighs.
 
 The formats themselves are the engine's: fastopt/formats.py has them in NumPy, docs/precision.md in
-words. A state in codes is two tensors: `exp_avg` in uint8, with the parameter's shape, and
-`exp_avg_scale`, a uint8 for each block of it. A parameter of 16 bits has its correction beside it
-in `master_low`.
+words. A state in codes is two tensors: `exp_avg_codes` in uint8, with the parameter's shape, and
+`exp_avg_scale`, a uint8 for each block of it. No `exp_avg` is then there: a loader that converts
+dtypes, as torch.distributed.checkpoint's does, would take codes for numbers. A parameter of 16 bits
+has its correction beside it in `master_low`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor
 
 from . import _core, ranks
+from .arguments import setting
 from .formats import BLOCK
 
-LOW, SCALE = "master_low", "_scale"
+LOW, CODES, SCALE = "master_low", "_codes", "_scale"
 CORRECTIONS = {24: torch.int8, 32: torch.int16}
 ASKING = ("state_bits", "master_weight_bits", "stochastic_rounding")
 HALVES = (torch.bfloat16, torch.float16)
@@ -63,7 +65,7 @@ def dtype_of(group: dict[str, Any], param: Tensor, kind: str) -> torch.dtype | N
         return None
     if bits == 16:
         return torch.bfloat16
-    large = bits == 8 and param.numel() >= group["min_8bit_size"]
+    large = bits == 8 and param.numel() >= setting(group, "min_8bit_size")
     row = param.shape[1:].numel()
     whole = large and (param.ndim < 2 or row % BLOCK == 0) and ranks.keeps_blocks(param, BLOCK)
     return torch.uint8 if whole else torch.float32
@@ -94,7 +96,7 @@ def encoded(x: Tensor, param: Tensor, kind: str, name: str) -> dict[str, Tensor]
     codes, scale = _core.encode(_format(kind), "nearest", numbers, words)
     scales = ranks.zeros_beside(param, blocks(param), torch.uint8)
     _fill(scales, scale)
-    return {name: _like(param, torch.uint8, codes), name + SCALE: scales}
+    return {name + CODES: _like(param, torch.uint8, codes), name + SCALE: scales}
 
 
 def _plane(t: Tensor) -> np.ndarray[Any, Any]:
@@ -125,11 +127,9 @@ def new_state(
     if dtype == torch.uint8:
         if start:
             return encoded(torch.full_like(param, start), param, kind, name)
+        codes = torch.zeros_like(param, dtype=dtype, requires_grad=False)
         scale = ranks.zeros_beside(param, blocks(param), torch.uint8)
-        return {
-            name: torch.zeros_like(param, dtype=dtype, requires_grad=False),
-            name + SCALE: scale,
-        }
+        return {name + CODES: codes, name + SCALE: scale}
     # A momentum buffer begins as the gradient.
     like = param.grad if start is None and param.grad is not None else param
     made = torch.zeros_like(like, dtype=dtype, requires_grad=False)
@@ -147,19 +147,20 @@ def converted(
     changed: dict[str, Tensor | None] = {}
     for name, kind in _core.kinds(rule, group).items():
         dtype = dtype_of(group, param, kind)
-        value, scale = state.get(name), state.get(name + SCALE)
+        codes, scale = state.get(name + CODES), state.get(name + SCALE)
+        value = state.get(name) if codes is None else codes
         if not isinstance(value, Tensor) or value.layout != torch.strided:
             continue
         if value.shape != param.shape:
             continue  # the step says so
-        if scale is None:
-            if dtype == torch.uint8 and value.dtype != torch.uint8:
-                changed |= encoded(value, param, kind, name)
+        if codes is None:
+            if dtype == torch.uint8:
+                changed |= encoded(value, param, kind, name) | {name: None}
             elif dtype not in (None, torch.uint8, value.dtype):
                 changed[name] = value.to(dtype)
-        elif group.get("state_bits") != 8 or kind == "exact":
+        elif scale is not None and (group.get("state_bits") != 8 or kind == "exact"):
             plain = decoded(value, scale, kind).to(dtype or param.dtype)
-            changed |= {name: plain, name + SCALE: None}
+            changed |= {name: plain, name + CODES: None, name + SCALE: None}
     low, wanted = state.get(LOW), CORRECTIONS.get(group.get("master_weight_bits") or 0)
     if low is None and wanted:
         changed[LOW] = torch.zeros_like(param, dtype=wanted, requires_grad=False)
@@ -216,7 +217,7 @@ def bytes_of(group: dict[str, Any], param: Tensor, rule: str) -> dict[str, int]:
         found[name] = count * (own if dtype is None else dtype.itemsize)
         if dtype == torch.uint8:
             found[name] += math.prod(blocks(param))
-    if group["ema_decay"] is not None:
+    if setting(group, "ema_decay") is not None:
         found["ema"] = count * own
     if numbers := _core.carried(rule, group):
         found["numbers"] = 4 * len(numbers)

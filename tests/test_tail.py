@@ -22,6 +22,7 @@ from test_passes import ALL, COMBINED, composed, strongest
 from test_training import compiles
 
 import fastopt
+from fastopt.arguments import setting
 
 pytestmark = pytest.mark.parity
 
@@ -190,12 +191,12 @@ def test_a_copy_has_the_arguments(optimizer: Optimizer) -> None:
 def test_switched_on_and_off_in_training(optimizer: Optimizer) -> None:
     ours, plain = make(optimizer), make(optimizer)
     for k, own in enumerate([{}, ALL, {}, {"ema_decay": 0.5}, {}]):
-        off = {name: plain.param_groups[0][name] for name in ALL}
+        off = {name: setting(plain.param_groups[0], name) for name in ALL}
         ours.param_groups[0].update(off | own)
         run(ours, 1, seed=k)
         if not own:
             assert ours.grad_norm is None
-    assert ours.param_groups[0]["max_grad_norm"] is None
+    assert setting(ours.param_groups[0], "max_grad_norm") is None
     assert all("ema" in ours.state[p] for p in params_of(ours))
 
 

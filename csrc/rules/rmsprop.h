@@ -33,8 +33,8 @@ inline int variant(const Hyper& h) { return (h.momentum > 0) + 2 * (h.centered !
 
 constexpr Rule kRule = {
     "rmsprop",
-    {"lr", "alpha", "eps", "weight_decay", "momentum", "centered", "decoupled_weight_decay",
-     "eps_in_sqrt"},
+    {"lr", "alpha", "eps", "weight_decay", "momentum", "centered",
+     Rule::optional("decoupled_weight_decay"), Rule::optional("eps_in_sqrt")},
     {"step"},
     false,
     4,

@@ -35,9 +35,12 @@ struct Carried {
 struct Rule {
   struct Key {  // of a param group
     const char* name;
-    int numbers;  // that it holds: 2 for a tuple such as betas
-    constexpr Key(const char* key = nullptr, int count = 1) : name(key), numbers(count) {}
+    int numbers;    // that it holds: 2 for a tuple such as betas
+    bool optional;  // one that torch's class lacks: a group that does not have it means 0
+    constexpr Key(const char* key = nullptr, int count = 1, bool may_lack = false)
+        : name(key), numbers(count), optional(may_lack) {}
   };
+  static constexpr Key optional(const char* key) { return {key, 1, true}; }
   // What numbers a state holds, by which it is coded in a byte: positive ones need no sign, and of
   // a running maximum, which never decays, noise would only keep the largest. Exact ones are not
   // coded: where the mean is large, nothing is left of a variance that is the difference of two.

@@ -29,7 +29,8 @@ inline int variant(const Hyper& h) { return h.momentum != 0; }
 
 constexpr Rule kRule = {
     "sgd",
-    {"lr", "momentum", "dampening", "weight_decay", "nesterov", "decoupled_weight_decay"},
+    {"lr", "momentum", "dampening", "weight_decay", "nesterov",
+     Rule::optional("decoupled_weight_decay")},
     {},
     true,
     2,

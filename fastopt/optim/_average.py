@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..arguments import setting
 from ..plan import version
 from ..ranks import local
 from ._record import Record
@@ -22,7 +23,7 @@ class Averages(torch.optim.Optimizer):
         """Every parameter with its average; None where it has had no step with `ema_decay` yet."""
         params = [p for group in self.param_groups for p in group["params"]]
         averages = [self.state[p].get("ema") if p in self.state else None for p in params]
-        on = any(group["ema_decay"] is not None for group in self.param_groups)
+        on = any(setting(group, "ema_decay") is not None for group in self.param_groups)
         if not on and all(average is None for average in averages):
             name = type(self).__name__
             raise RuntimeError(

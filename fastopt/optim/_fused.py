@@ -21,13 +21,14 @@ from torch.optim.optimizer import (
 )
 
 from .. import arguments, checkpoints, precision
-from ..arguments import OWN, Argument
+from ..arguments import OWN, Argument, setting
 from ..composition import measures
-from ..plan import Plan, version
+from ..plan import Plan, create_states, version
+from ..ranks import local
 from ..routes import name_of, parameters
 from ..stepping import NO_SCALER, Outcome, Scaler, Stepping
 from ._average import Averages
-from ._record import LeftOut, Record
+from ._record import Blank, LeftOut, Record
 
 
 class FusedStep(Averages, Stepping):
@@ -47,10 +48,9 @@ class FusedStep(Averages, Stepping):
         return made
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        own = {
-            name: kwargs.pop(name, argument.default) for name, argument in self._arguments.items()
-        }
+        own = {name: kwargs.pop(name) for name in self._arguments if name in kwargs}
         arguments.check(self._arguments, own)
+        own = {n: value for n, value in own.items() if value != self._arguments[n].default}
         self.norm_group = kwargs.pop("norm_group", None)
         super().__init__(*args, **kwargs)
         self.defaults.update(own)
@@ -123,18 +123,44 @@ class FusedStep(Averages, Stepping):
         if found_inf is not None or grad_scale is not None:
             scaler = Scaler(found_inf, grad_scale)
         dropped = record.drop_stale_corrections(self.state) if record.corrected else []
+        blank: list[Blank] = []
+        if record.blank:
+            having = [p for _, p in parameters(self) if p.grad is not None]
+            blank = record.drop_blank(self.state, having)
         try:
             plan, outcome = self._run(scaler)
         except BaseException:
             record.take_back(dropped)
+            record.put_back(self.state, blank)
             raise
         record.last = plan
         if outcome == "skipped":
             record.take_back(dropped)
+            record.put_back(self.state, blank)
             self._skipped(scaler)
         elif plan.corrected or record.corrected:
             record.corrected = {param: version(param) for param in plan.corrected}
         return loss
+
+    def _is_asked_for_states(self, args: Any, kwargs: Any) -> bool:
+        """Whether step() is called by torch.distributed.checkpoint, which wants the states of an
+        optimizer that has had no step: with closure=None, learning rates of 0 and zeros for
+        gradients.
+        """
+        if self.state or not (args == (None,) or kwargs == {"closure": None}):
+            return False
+        if any(group["lr"] != 0 for group in self.param_groups):
+            return False
+        grads = [p.grad for _, p in parameters(self) if p.grad is not None]
+        return bool(grads) and not any(local(g).any() for g in grads)
+
+    def _make_states(self) -> None:
+        """Make every state as the first step will, and change nothing else: torch's way, a step of
+        zeros, counts as one and has weight decay in its moments.
+        """
+        new = create_states(self, [p.requires_grad for _, p in parameters(self)])
+        new.store(self)
+        self._record.begin_blank(new.created)
 
     def _run(self, scaler: Scaler) -> tuple[Plan, Outcome]:
         """By the plan there is, or else by a new one; which it was."""
@@ -157,10 +183,10 @@ class FusedStep(Averages, Stepping):
         if scaler.found_inf is not None and scaler.found_inf.item():  # nobody measured it
             norm = math.nan if measures(self.param_groups) else None
         record.last = LeftOut(norm)
-        record.skipped += any(group["skip_nonfinite"] for group in self.param_groups)
+        record.skipped += any(setting(group, "skip_nonfinite") for group in self.param_groups)
         for group in self.param_groups:
             for p in group["params"]:
-                if group["clear_grads"] and p.grad is not None:
+                if setting(group, "clear_grads") and p.grad is not None:
                     p.grad.zero_()
 
     @property
@@ -202,7 +228,7 @@ class FusedStep(Averages, Stepping):
         Raises:
             RuntimeError: no group has `track_stats`.
         """
-        if not any(group["track_stats"] for group in self.param_groups):
+        if not any(setting(group, "track_stats") for group in self.param_groups):
             name = type(self).__name__
             raise RuntimeError(
                 f"this {name} tracks no statistics: make it with {name}(..., track_stats=True), or "
@@ -230,6 +256,8 @@ class FusedStep(Averages, Stepping):
                 g[n] != a.default for g in self.param_groups for n, a in self._arguments.items()
             )
             return (self._untraced_step if own else self._torch_step)(*args, **kwargs)
+        if (args or kwargs) and self._is_asked_for_states(args, kwargs):
+            return self._make_states()
         # torch wraps step() to run hooks and to open a profiler range, which costs more than a
         # small model's update. The same wrapper runs here whenever anybody listens; where a
         # subclass overrides step(), torch has wrapped that one.
@@ -251,7 +279,7 @@ class FusedStep(Averages, Stepping):
         """Torch's own step, without the hooks around it."""
         if "fused" in self._arguments:  # checked as by torch's classes that have it
             for group in self.param_groups:
-                for p in group["params"] if group["fused"] else ():
+                for p in group["params"] if setting(group, "fused") else ():
                     if p.grad is not None and not self.state.get(p):
                         _device_dtype_check_for_fused(p)
         step = super().step.__func__  # type: ignore[attr-defined]
@@ -292,7 +320,7 @@ class FusedStep(Averages, Stepping):
         """Decoupled weight decay before a step of torch's that does not know it."""
         for group in self.param_groups:
             # By 1, torch makes NaN of the infinities of complex numbers.
-            if group["decoupled_weight_decay"] and group["weight_decay"]:
+            if setting(group, "decoupled_weight_decay") and group["weight_decay"]:
                 for p in group["params"]:
                     if p.grad is not None:
                         p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -307,7 +335,8 @@ class FusedStep(Averages, Stepping):
         in a step left out too: an infinity left in them would keep every later step from being
         done.
         """
-        return bool(self.defaults["fused"] or any(g["clear_grads"] for g in self.param_groups))
+        clears = (setting(group, "clear_grads") for group in self.param_groups)
+        return bool(self.defaults.get("fused") or any(clears))
 
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, value: bool) -> None:
@@ -347,12 +376,11 @@ class FusedStep(Averages, Stepping):
         super().__setstate__(state)
         # A checkpoint of torch's knows nothing of our arguments, others' lack some of torch's: they
         # stay what they are.
-        for name, argument in self._arguments.items():
-            self.defaults.setdefault(name, argument.default)
-        arguments.adopt(self, self.defaults, groups)
+        arguments.adopt(self, {*self.defaults, *self._arguments}, groups)
         record = self._record
         # Loaded state replaces tensors; the plan must not keep the old ones until the next step.
         record.plan = record.last = None
         record.corrected.clear()
         checkpoints.finish(self)
+        record.drop_blank(self.state, [*record.blank])  # what the checkpoint lacked
         record.skipped = self.__dict__.pop("_skipped_steps", record.skipped)

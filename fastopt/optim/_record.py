@@ -7,7 +7,7 @@ reach this one object, so that no wrapper has a last step, a count or a swap of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,11 @@ import torch
 
 from ..plan import Plan, version
 from ..precision import LOW
+from ..ranks import local
 
 # A parameter, its version, its correction and what that was.
 Dropped = tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]
+Blank = tuple[torch.Tensor, str, torch.Tensor]  # a parameter, the name of a state, and the state
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,40 @@ class Record:
     norm_group: torch.distributed.ProcessGroup | None = None
     # Parameters that have a correction, each with its version after the last step.
     corrected: dict[torch.Tensor, int] = field(default_factory=dict)
+    # States that hold nothing yet, with their versions, by parameter and name.
+    blank: dict[torch.Tensor, dict[str, tuple[torch.Tensor, int]]] = field(default_factory=dict)
+
+    def begin_blank(
+        self, created: Iterable[tuple[torch.Tensor, Mapping[str, torch.Tensor | None]]]
+    ) -> None:
+        for param, states in created:
+            kept = {name: (t, version(local(t))) for name, t in states.items() if t is not None}
+            self.blank.setdefault(param, {}).update(kept)
+
+    def drop_blank(
+        self, states: MutableMapping[torch.Tensor, dict[str, Any]], params: Iterable[torch.Tensor]
+    ) -> list[Blank]:
+        """Take away, of these parameters, the states that hold nothing yet: the first step makes
+        new ones, as if nobody had asked for them. What somebody has written to or replaced, as
+        loading a checkpoint does, stays. Returned is what undoes this.
+        """
+        dropped: list[Blank] = []
+        for param in params:
+            held = states.get(param, {})
+            for name, (made, before) in self.blank.pop(param, {}).items():
+                if held.get(name) is made and version(local(made)) == before:
+                    dropped.append((param, name, made))
+                    del held[name]
+            if not held:
+                states.pop(param, None)
+        return dropped
+
+    def put_back(
+        self, states: MutableMapping[torch.Tensor, dict[str, Any]], dropped: Sequence[Blank]
+    ) -> None:
+        for param, name, made in dropped:
+            states.setdefault(param, {})[name] = made
+            self.begin_blank([(param, {name: made})])
 
     def drop_stale_corrections(self, state: Mapping[torch.Tensor, dict[str, Any]]) -> list[Dropped]:
         """A parameter that was written to since the last step has nothing left beside its 16 bits;

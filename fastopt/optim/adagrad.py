@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ._fused import FusedStep
@@ -44,3 +46,12 @@ class Adagrad(FusedStep, torch.optim.Adagrad):
     """
 
     _rule = "adagrad"
+
+    def state_dict(self) -> dict[str, Any]:
+        # Its sums are there from the start, which keeps torch.distributed.checkpoint from asking
+        # for the states that come beside them.
+        if not any(state["step"] for state in self.state.values() if "step" in state):
+            self._make_states()
+        return super().state_dict()
+
+    state_dict.__doc__ = torch.optim.Optimizer.state_dict.__doc__

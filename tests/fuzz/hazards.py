@@ -22,6 +22,7 @@ from trial import Trial, Wrong, check_unchanged
 
 import fastopt
 from fastopt import _core
+from fastopt.arguments import setting
 
 HOME = str(Path(fastopt.__file__).parent)
 which = st.integers(0, 8)
@@ -168,7 +169,7 @@ class Hazards(RuleBasedStateMachine):
         update = self.optimizer._rule
         names = [name for name, _ in _core.states(update, group)]
         names += [name for name, _ in _core.carried(update)]
-        names += ["ema"] * (group["ema_decay"] is not None)
+        names += ["ema"] * (setting(group, "ema_decay") is not None)
         name = names[k % len(names)] if names else ""
         good = state.get(name)
         if p.grad is None or not plain(good) or not self.on_engine():
@@ -207,10 +208,10 @@ class Hazards(RuleBasedStateMachine):
     @rule()
     def backend_that_is_not_here(self) -> None:
         before = os.environ.get("FASTOPT_BACKEND", "auto")
-        for setting, names in (("triton", "FASTOPT_BACKEND=triton"), ("gpu", "FASTOPT_BACKEND")):
+        for value, names in (("triton", "FASTOPT_BACKEND=triton"), ("gpu", "FASTOPT_BACKEND")):
             if not self.on_engine():
                 continue
-            os.environ["FASTOPT_BACKEND"] = setting
+            os.environ["FASTOPT_BACKEND"] = value
             self.must_refuse(names)
             os.environ["FASTOPT_BACKEND"] = before
 

@@ -14,6 +14,7 @@ from support import storage_name, to_numpy
 from torch import Tensor
 
 from fastopt import _core, rules
+from fastopt.arguments import setting
 from fastopt.rules import passes
 
 
@@ -63,8 +64,8 @@ class Reference:
     def measure(self) -> None:
         """The norm of all gradients, and whether the step is left out."""
         options = [group for group, _ in self.groups]
-        skips = any(group["skip_nonfinite"] for group in options)
-        if skips or any(group["max_grad_norm"] is not None for group in options):
+        skips = any(setting(group, "skip_nonfinite") for group in options)
+        if skips or any(setting(group, "max_grad_norm") is not None for group in options):
             grads = [to_numpy(self.copy(g)) for _, g in self.grads()]
             self.norm = passes.total_norm(grads)
             self.skipped = skips and not all(np.isfinite(g).all() for g in grads)
@@ -82,25 +83,29 @@ class Reference:
                         self.update(group, p, g, had[p])
             for group, pairs in self.groups:
                 for p, g in pairs:
-                    if g is not None and group["ema_decay"] is not None and "ema" not in had[p]:
+                    if (
+                        g is not None
+                        and setting(group, "ema_decay") is not None
+                        and "ema" not in had[p]
+                    ):
                         self.states[p]["ema"] = self.copy(p).clone()
         for group, g in self.grads():
-            if group["clear_grads"]:
+            if setting(group, "clear_grads"):
                 self.copy(g).zero_()
 
     def update(self, group: dict[str, Any], p: Tensor, grad: Tensor, had: set[str]) -> None:
         dtype, state, weights = storage_name(p.dtype), self.states[p], self.copy(p)
         factor = 1.0
-        if group["max_grad_norm"] is not None:
-            factor = passes.clip_factor(self.norm, group["max_grad_norm"])
+        if setting(group, "max_grad_norm") is not None:
+            factor = passes.clip_factor(self.norm, setting(group, "max_grad_norm"))
         g = passes.gradient(
             to_numpy(weights),
             to_numpy(self.copy(grad)),
             dtype=dtype,
             factor=factor,
-            max_grad_value=group["max_grad_value"],
+            max_grad_value=setting(group, "max_grad_value"),
             maximize=group["maximize"],
-            l1=group["l1"],
+            l1=setting(group, "l1"),
         )
         for name, start in _core.carried(self.name):
             state.setdefault(name, torch.tensor(start))
@@ -123,9 +128,12 @@ class Reference:
             if name not in state:
                 state[name] = torch.empty_like(weights)
             write(state[name], x)
-        if group["ema_decay"] is not None and "ema" in had:
+        if setting(group, "ema_decay") is not None and "ema" in had:
             old = to_numpy(state["ema"])
-            write(state["ema"], passes.average(old, to_numpy(weights), group["ema_decay"], dtype))
+            write(
+                state["ema"],
+                passes.average(old, to_numpy(weights), setting(group, "ema_decay"), dtype),
+            )
 
     def differences(self, optimizer: torch.optim.Optimizer) -> list[str]:
         """Where the optimizer's memory is not this one, to the bit, neighbours included."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from twin import Loop, Twin
 
 import fastopt
+from fastopt.arguments import setting
 from fastopt.routes import routes_of
 
 # What fastopt documents that it refuses, and torch does not know.
@@ -118,7 +119,7 @@ class Trial:
         self.expect(reference.differences(optimizer), "the reference")
         if optimizer.skipped_steps != self.skipped_steps + reference.skipped:
             raise Wrong(f"skipped_steps is {optimizer.skipped_steps}, was {self.skipped_steps}")
-        if self.apart and any(group["track_stats"] for group, _ in reference.groups):
+        if self.apart and any(setting(group, "track_stats") for group, _ in reference.groups):
             self.expect(self.stats_differences(), "the statistics")
 
     def was_taken(self) -> bool:
@@ -135,7 +136,12 @@ class Trial:
             for k, (p, g) in enumerate(pairs)
         ]
         for index, (name, group, p, g) in enumerate(places):
-            if g is None or not group["track_stats"] or not p.numel() or self.reference.skipped:
+            if (
+                g is None
+                or not setting(group, "track_stats")
+                or not p.numel()
+                or self.reference.skipped
+            ):
                 continue
             before = self.snapshot.before[f"parameter {index}"].as_strided(
                 p.size(), p.stride(), p.storage_offset()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from fastopt import _core
-from fastopt.arguments import PASSES
+from fastopt.arguments import PASSES, setting
 
 UNITS = (
     16  # of eps: a fused update rounds fewer times, torch's loop in 16 bits after every operation
@@ -110,10 +110,10 @@ class Twin:
         if not self.skipped:
             self.torch.step()
             for group, p in self.pairs:
-                if group["ema_decay"] is not None:
+                if setting(group, "ema_decay") is not None:
                     state, twin = self.torch.state[self.copy(p)], self.copy(p)
                     old = state.setdefault("ema", twin.detach().clone())
-                    real(old).lerp_(real(twin.detach()), 1 - group["ema_decay"])
+                    real(old).lerp_(real(twin.detach()), 1 - setting(group, "ema_decay"))
 
     def before(self) -> bool:
         """The passes before the update; whether it is left out."""
@@ -122,20 +122,20 @@ class Twin:
             twin.grad = twin.grad.clone()
         norm = get_total_norm([twin.grad for twin in twins])
         finite = all(bool(twin.grad.isfinite().all()) for twin in twins)
-        if not finite and any(group["skip_nonfinite"] for group in self.own):
+        if not finite and any(setting(group, "skip_nonfinite") for group in self.own):
             return True
         for (group, p), twin in zip(self.pairs, twins, strict=True):
             # Shaken too: where one number makes nearly all of the norm, shaking that moves the
             # number as clipped by nothing; and limit and penalty are rounded.
             off = self.copy.sign(CLIPS) * torch.finfo(p.dtype).eps
-            if group["max_grad_norm"] is not None:
-                clip_grads_with_norm_([twin], group["max_grad_norm"], norm * (1 + off))
+            if setting(group, "max_grad_norm") is not None:
+                clip_grads_with_norm_([twin], setting(group, "max_grad_norm"), norm * (1 + off))
             g = real(twin.grad)
-            if group["max_grad_value"] is not None:
-                limit = group["max_grad_value"] * (1 + off)
+            if setting(group, "max_grad_value") is not None:
+                limit = setting(group, "max_grad_value") * (1 + off)
                 g.clamp_(-limit, limit)
             sign = real(twin.detach()).sign()
-            l1 = group["l1"] * (1 - off)
+            l1 = setting(group, "l1") * (1 - off)
             g.add_(sign, alpha=-l1 if group["maximize"] else l1)
             if self.decouples(group):
                 twin.mul_(1 - number(group["lr"]) * group["weight_decay"])

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _core
+from ...precision import CODES, LOW, SCALE
 from ...stepping import Changed, Outcome, Scaler, Stepping
 from . import freshness
 from .bucket import Bucket
@@ -132,9 +133,9 @@ class Launch:
         stored: Stored,
     ) -> Slot:
         names = self._names[g] + ("ema",) * self._switches[g].AVERAGES
-        states = [kept[name] for name in names]
+        states = [kept[name] if name in kept else kept[name + CODES] for name in names]
         carried = [kept[name] for name, _ in _core.carried(self._rule, group)]
-        seconds = ["master_low", *(f"{name}_scale" for name in names)]
+        seconds = [LOW, *(name + SCALE for name in names)]
         planes = [] if stored is None else [kept.get(name) for name in seconds]
         slot = Slot(index, g, param, kept, states, names, stored, planes, carried, first=False)
         assert param.grad is not None  # or it has no layer

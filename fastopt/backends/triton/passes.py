@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...arguments import setting
 from ...stepping import Scaler
 from .tables import Table
 
@@ -23,22 +24,24 @@ class Switches(NamedTuple):
 
 def switches(group: dict[str, Any]) -> Switches:
     """Those of a param group."""
-    limits = (group["max_grad_norm"], group["max_grad_value"])
+    limits = (setting(group, "max_grad_norm"), setting(group, "max_grad_value"))
     return Switches(
-        any(limit is not None for limit in limits) or group["l1"] != 0,
-        group["ema_decay"] is not None,
-        bool(group["clear_grads"]),
-        bool(group["track_stats"]),
+        any(limit is not None for limit in limits) or setting(group, "l1") != 0,
+        setting(group, "ema_decay") is not None,
+        bool(setting(group, "clear_grads")),
+        bool(setting(group, "track_stats")),
     )
 
 
 def measures(groups: Sequence[dict[str, Any]]) -> bool:
     """Whether the norm of the gradients is asked for."""
-    return skips_nonfinite(groups) or any(g["max_grad_norm"] is not None for g in groups)
+    return skips_nonfinite(groups) or any(
+        setting(group, "max_grad_norm") is not None for group in groups
+    )
 
 
 def skips_nonfinite(groups: Sequence[dict[str, Any]]) -> bool:
-    return any(group["skip_nonfinite"] for group in groups)
+    return any(setting(group, "skip_nonfinite") for group in groups)
 
 
 class Passes:
