@@ -15,7 +15,7 @@ PyObject* item(const py::list& groups, size_t g) {
 }
 
 Roster::Way way_of(const std::string& backend) {
-  if (backend == "torch") return Roster::kTorch;
+  if (backend == "torch" || backend == "none") return Roster::kTorch;
   return backend == "triton" ? Roster::kLaunched : Roster::kHere;
 }
 

@@ -1,8 +1,9 @@
-"""A step's tensors: gradients made plain, new states, then the step itself."""
+"""A step's tensors: gradients made plain, new states, the plan of a step, then the step by it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from operator import and_
@@ -16,6 +17,7 @@ from .arguments import setting
 from .composition import Composition, passes_on, without_passes
 from .routes import (
     ENVIRONMENT,
+    LEFT_OUT,
     SETTING,
     Route,
     flags,
@@ -36,7 +38,7 @@ def resolve_gradients(optimizer: Stepping, routes: list[Route]) -> None:
     """
     for (_, param), r in zip(parameters(optimizer), routes, strict=True):
         grad = param.grad
-        if r.backend == "torch" or grad is None:
+        if not r.ours or grad is None:
             continue
         if grad.is_conj() or grad.is_neg():
             param.grad = grad = grad.resolve_conj().resolve_neg()
@@ -143,22 +145,32 @@ def refusal(optimizer: Stepping, index: int, reason: str) -> RuntimeError:
 class Plan:
     """How one optimizer steps, until its parameters, states or gradients ask for another way."""
 
-    def __init__(self, optimizer: Stepping) -> None:
+    def __init__(
+        self,
+        optimizer: Stepping,
+        only: Collection[int] | None = None,
+        agreement: ranks.Agreement | None = None,
+    ) -> None:
+        """`only`: the places of the parameters that it is for, where a step is taken share by share
+        with what all processes agree on given beforehand.
+        """
         self._setting, self._flags = ENVIRONMENT.get(SETTING), flags(optimizer)
-        self.routes = routes_of(optimizer)
+        self.routes = [
+            r if only is None or index in only else LEFT_OUT
+            for index, r in enumerate(routes_of(optimizer))
+        ]
         self.names = [*names(optimizer)]
         self.lasting = all(r.lasting for r in self.routes)
-        backends = {r.backend for r in self.routes}
+        backends = {r.backend for r in self.routes} - {LEFT_OUT.backend}
         self._on_cpu = backends <= {"cpu"}
         self._rest = "torch" in backends
         params = [param for _, param in parameters(optimizer)]
         devices = {param.device for param in params}
         self._shards = [
-            p
-            for p, r in zip(params, self.routes, strict=True)
-            if r.backend != "torch" and ranks.is_shard(p)
+            p for p, r in zip(params, self.routes, strict=True) if r.ours and ranks.is_shard(p)
         ]
-        self._agreement = ranks.Agreement(params, optimizer.norm_group)
+        self._agreement = agreement or ranks.Agreement(params, optimizer.norm_group)
+        self._is_share = only is not None
         # What an edit from outside makes the correction of stale.
         self.corrected = [
             p for group, p in parameters(optimizer) if setting(group, "master_weight_bits")
@@ -179,7 +191,7 @@ class Plan:
         resolve_gradients(optimizer, self.routes)
         try:
             having = (param.grad is not None for _, param in parameters(optimizer))
-            ours = [r.backend != "torch" for r in self.routes]
+            ours = (r.ours for r in self.routes)
             new = create_states(optimizer, [*map(and_, ours, having)])
         except _core.Refused as refused:
             raise refusal(optimizer, -1, str(refused)) from refused
@@ -218,7 +230,7 @@ class Plan:
         present = [
             index
             for index, (_, param) in enumerate(parameters(optimizer))
-            if self.routes[index].backend != "torch" and param.grad is not None
+            if self.routes[index].ours and param.grad is not None
         ]
         of = dict(zip(present, members, strict=True))
         try:
@@ -265,8 +277,9 @@ class Plan:
             self._composition = composition
         else:
             outcome = self._update(optimizer, grad_scale, scaler)
-        if outcome is None and self._agreement.needed and self._tracked(optimizer):
-            self._agreed_stats = self._agreement.stats(self._own_stats())
+        shared = self._agreement.needed and not self._is_share
+        if outcome is None and shared and self._tracked(optimizer):
+            self._agreed_stats = self._agreement.stats(self.own_stats)
         return outcome
 
     def _update(self, optimizer: Stepping, grad_scale: float | None, scaler: Scaler) -> Outcome:
@@ -294,7 +307,9 @@ class Plan:
             return self._launch.norm
         return None if self._core is None else self._core.grad_norm
 
-    def _own_stats(self) -> list[Stats]:
+    @property
+    def own_stats(self) -> list[Stats]:
+        """What was measured in this process."""
         if self._composition is not None:
             return self._composition.stats
         if self._launch is not None:
@@ -309,5 +324,21 @@ class Plan:
     def stats(self) -> list[tuple[str, float, float, float]]:
         """Name of a parameter and norms of its gradient, its update and itself in the last step."""
         agreed = self._agreed_stats
-        found = self._own_stats() if agreed is None else agreed
+        found = self.own_stats if agreed is None else agreed
         return [(self.names[index], g, update, weight) for index, g, update, weight in found]
+
+
+def stepped(
+    optimizer: Stepping,
+    plan: Plan | None,
+    scaler: Scaler,
+    only: Collection[int] | None = None,
+    agreement: ranks.Agreement | None = None,
+) -> tuple[Plan, Outcome]:
+    """One step, by the plan there is or else by a new one; which it was."""
+    if plan is not None:
+        outcome = plan.step(optimizer, scaler)
+        if outcome is None or outcome == "skipped":
+            return plan, outcome
+    plan = Plan(optimizer, only, agreement)
+    return plan, plan.first_step(optimizer, scaler)

@@ -96,7 +96,10 @@ class Agreement:
         self.team_of = [order.index(key) for key in keys]
         self.groups = list(teams.values()) or [[]]
         self.norm_group = norm_group
-        self.needed = norm_group is not None or any(self.groups)
+
+    @property
+    def needed(self) -> bool:
+        return self.norm_group is not None or any(self.groups)
 
     def total(self, squares: list[float], finite: bool) -> tuple[float, bool]:
         """Of all processes, from each team's sum of squares and whether all is finite here."""

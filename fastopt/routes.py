@@ -21,7 +21,8 @@ DTYPES = tuple(getattr(torch, name) for name in _core.dtypes)
 
 @dataclass(frozen=True)
 class Route:
-    """The path of one parameter: `backend` is "cpu", "triton" or "torch"; `reason` says why.
+    """The path of one parameter: `backend` is "cpu", "triton" or "torch", or "none" where this step
+    leaves it out; `reason` says why.
 
     `lasting` is False where the reason may be gone with the next step: it lies in a gradient, or in
     memory of the parameter that `param.data = ...` replaces.
@@ -30,6 +31,13 @@ class Route:
     backend: str
     reason: str
     lasting: bool = True
+
+    @property
+    def ours(self) -> bool:
+        return self.backend in ("cpu", "triton")
+
+
+LEFT_OUT = Route("none", "it is updated with others")
 
 
 def backend_setting() -> str:

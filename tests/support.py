@@ -41,7 +41,7 @@ REAL_DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 ALL_DTYPES = [*REAL_DTYPES, torch.complex64, torch.complex128]
 # What parameters carry beside tensors of their own shape: 0-d states, such as their step count.
 NUMBERS = {name for rule in _core.rules() for name, _ in _core.carried(rule)}
-INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def differing(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> int:
     def pattern(x: Tensor | np.ndarray) -> Tensor:
         t = torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray | np.generic) else x.detach()
         t = torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
-        t = torch.where(t.isnan(), torch.full_like(t, torch.nan), t)
+        if t.is_floating_point():
+            t = torch.where(t.isnan(), torch.full_like(t, torch.nan), t)
         return t.contiguous().view(INTEGER[t.element_size()])
 
     left, right = pattern(a), pattern(b)

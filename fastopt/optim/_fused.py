@@ -27,15 +27,15 @@ from torch.optim.optimizer import (
 from .. import arguments, checkpoints, precision
 from ..arguments import OWN, Argument, setting
 from ..composition import measures
-from ..plan import Plan, create_states, version
+from ..plan import Plan, create_states, stepped, version
 from ..ranks import local
 from ..routes import name_of, parameters
-from ..stepping import NO_SCALER, Outcome, Scaler, Stepping
-from ._average import Averages
-from ._record import Blank, LeftOut, Record
+from ..stepping import NO_SCALER, Outcome, Scaler
+from ._backward import Backward
+from ._record import Blank, Record, Summary
 
 
-class FusedStep(Averages, Stepping):
+class FusedStep(Backward):
     """Mixin before one of torch's optimizer classes: its update, done by fastopt's engine."""
 
     _arguments: ClassVar[Mapping[str, Argument]] = OWN  # those that torch's class lacks
@@ -169,13 +169,8 @@ class FusedStep(Averages, Stepping):
     def _run(self, scaler: Scaler) -> tuple[Plan, Outcome]:
         """By the plan there is, or else by a new one; which it was."""
         record = self._record
-        if record.plan is not None:
-            outcome = record.plan.step(self, scaler)
-            if outcome is None or outcome == "skipped":
-                return record.plan, outcome
-            record.plan = None
-        plan = Plan(self)
-        outcome = plan.first_step(self, scaler)
+        before, record.plan = record.plan, None
+        plan, outcome = stepped(self, before, scaler)
         if plan.lasting:
             record.plan = plan
         return plan, outcome
@@ -186,7 +181,7 @@ class FusedStep(Averages, Stepping):
         norm = None if record.last is None else record.last.grad_norm
         if scaler.found_inf is not None and scaler.found_inf.item():  # nobody measured it
             norm = math.nan if measures(self.param_groups) else None
-        record.last = LeftOut(norm)
+        record.last = Summary(norm)
         record.skipped += any(setting(group, "skip_nonfinite") for group in self.param_groups)
         for group in self.param_groups:
             for p in group["params"]:

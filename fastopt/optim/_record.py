@@ -16,6 +16,7 @@ import torch
 from ..plan import Plan, version
 from ..precision import LOW
 from ..ranks import local
+from ._shares import Shares
 
 # A parameter, its version, its correction and what that was.
 Dropped = tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]
@@ -23,8 +24,10 @@ Blank = tuple[torch.Tensor, str, torch.Tensor]  # a parameter, the name of a sta
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """The last step, where it changed nothing: what was measured before that was known."""
+class Summary:
+    """The last step, where no plan tells of it: it was left out, with what was measured before that
+    was known, or taken share by share.
+    """
 
     grad_norm: float | torch.Tensor | None
     stats: Sequence[tuple[str, float, float, float]] = ()
@@ -35,11 +38,12 @@ class Record:
     """Neither copied nor pickled with its optimizer, but for the count of skipped steps."""
 
     plan: Plan | None = None  # how to step, until something asks for another way
-    last: Plan | LeftOut | None = None  # the last step, also where its plan serves no other
+    last: Plan | Summary | None = None  # the last step, also where its plan serves no other
     swapped: bool = False  # inside swap_ema()
     skipped: int = 0  # steps that skip_nonfinite left out, as far as the host knows
     skips: dict[torch.device, torch.Tensor] = field(default_factory=dict)  # counted on devices
 
+    shares: Shares | None = None  # of the step within backward()
     norm_group: torch.distributed.ProcessGroup | None = None
     # Parameters that have a correction, each with its version after the last step.
     corrected: dict[torch.Tensor, int] = field(default_factory=dict)
