@@ -24,6 +24,7 @@ MEASUREMENTS: dict[str, list[str]] = {
     "cpu": ["cpu", "--budget", "2"],
     "compact": ["compact", "--budget", "2"],
     "tail": ["tail", "--budget", "2"],
+    "sharded": ["sharded"],
     "curves": ["curves"],
     "train": ["train"],
     "quality": ["quality"],

@@ -12,6 +12,7 @@ are not stored (older files have them). Fields are added, never changed in meani
 
 and, where they mean something,
 
+    what             a row that is no algorithm: what of it is timed
     work, algorithm, dtype, tensors, elements, threads
     isa              the instruction set that fastopt was forced to
     timing, groups   on a GPU: whose clock, or a captured graph; param groups

@@ -19,6 +19,7 @@ from benchmarks import (
     profiling,
     quality,
     record,
+    sharded,
     tail,
     train,
 )
@@ -27,12 +28,12 @@ from benchmarks.session import heading, markdown, notes
 
 HELP = "pictures, the README's tables and one HTML page of saved records"
 
-MEASURED = (cpu, compact, gpu, peers, tail, curves, train, quality, micro, profiling)
+MEASURED = (cpu, compact, gpu, peers, tail, sharded, curves, train, quality, micro, profiling)
 QUESTIONS = [measured.QUESTION for measured in MEASURED]
 TABLES = {question.kind: question.table for question in QUESTIONS}
 # What of them the README leaves out.
 DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
-IN_README = ("cpu", "compact", "tail", "peers", "train", "quality")
+IN_README = ("cpu", "compact", "tail", "sharded", "peers", "train", "quality")
 
 # Pictures are drawn for white; on a dark page their lightness is turned around, their hues kept.
 STYLE = """

@@ -32,7 +32,7 @@ class Pass:
     def __init__(self, optimizer: Backward, shares: Shares) -> None:
         self.optimizer, self.shares = optimizer, shares
         self.place = {p: i for i, p in enumerate(shares.params)}
-        self.came: set[int] = set()
+        self.waits: dict[Share, int] = {}  # for so many gradients
         self.done: set[int] = set()
         self.new: list[int] = []  # of no share yet
         self.stats: list[Stats] = []
@@ -46,10 +46,10 @@ class Pass:
                 "has been used: call backward() once inside step_in_backward(), the other times "
                 "before it, and use_reentrant=False where activations are checkpointed"
             )
-        self.came.add(index)
         share = self.shares.of.get(index)
         if share is not None:
-            if share.members <= self.came:
+            self.waits[share] = self.waits.get(share, len(share.members)) - 1
+            if self.waits[share] == 0:
                 self.update(share)
             return
         self.new.append(index)
