@@ -70,7 +70,7 @@ class Format:
     nudged: bool = False  # from initial weights that are one rounding off
 
 
-CODES = "exp_avg_sq_scale"  # the state that is there where the second moment is in codes
+CODES = "exp_avg_sq_codes"  # the state that is there where the second moment is in codes
 FP32, BF16 = torch.float32, torch.bfloat16
 REFERENCE = "fp32"
 NUDGED = "fp32, begun one rounding off"  # what rounding alone does to a training
@@ -130,7 +130,7 @@ def train(task: Task, form: Format, seed: int, steps: int) -> Trained:
             schedule.step()
         states = [optimizer.state[param] for param in params]
         elements = sum(param.numel() for param in params)
-        coded = sum(state["exp_avg"].numel() for state in states if CODES in state)
+        coded = sum(state[CODES].numel() for state in states if CODES in state)
         held = sum(t.nbytes for state in states for name, t in state.items() if name != "step")
         held += sum(param.nbytes for param in params)
         with torch.no_grad():
@@ -223,10 +223,9 @@ def decay(bits: int | None, steps: int) -> list[float]:
 
 def second_moment(state: Mapping[str, Tensor]) -> Tensor:
     """The numbers that a state stands for; its codes are read by the reference in NumPy."""
-    kept = state["exp_avg_sq"]
     if CODES not in state:
-        return kept
-    scales = state[CODES].flatten().numpy()
+        return state["exp_avg_sq"]
+    kept, scales = state[CODES], state["exp_avg_sq_scale"].flatten().numpy()
     return torch.from_numpy(decode8("positive", kept.flatten().numpy(), scales)).view_as(kept)
 
 

@@ -23,10 +23,11 @@ std::string second_subject(const Group& group, int stream) {
   return "its state '" + name + "'";
 }
 
-// What messages call a parameter's tensor in this place.
-std::string subject(const Group& group, int place) {
+// What messages call a parameter's tensor in this place; `seconds` as in Member.
+std::string subject(const Group& group, int place, unsigned seconds) {
   if (place < 2) return place == 0 ? "it" : "its gradient";
-  return std::string("its state '") + state_key(group, place) + "'";
+  const bool codes = place < group.streams && seconds >> place & 1;
+  return std::string("its state '") + state_key(group, place) + (codes ? kCodesSuffix : "") + "'";
 }
 
 // What is wrong with a tensor that does not fit its parameter.
@@ -97,7 +98,7 @@ void Members::read(Member& member) {
   const bool writes_grad = writes(group, 1);
   View* const views = member.views;
   int k = 0;
-  const auto refuse = [&](const std::string& why) { throw Refused(subject(group, k) + " " + why); };
+  const auto refuse = [&](const std::string& why) { throw Refused(subject(group, k, member.seconds) + " " + why); };
   const auto look = [&](PyObject* tensor, View* view) {
     try {
       read_anywhere(tensor, view, k >= 2 && k < streams && member.has_second(k));
@@ -183,8 +184,8 @@ void Members::read_formats(Member& member) {
              "; it must be " + std::to_string(blocks) + " contiguous uint8 numbers");
     }
     if (member.views[k].dtype != Dtype::uint8) {
-      refuse(std::string("is the scale of codes in uint8, but '") + states_of(group)[k - 2].name +
-             "' is " + dtype_name(member.views[k]));
+      refuse("is the scale of codes in uint8, but " + subject(group, k, member.seconds) + " is " +
+             dtype_name(member.views[k]));
     }
   }
   uint8_t words[2] = {};  // used by positive and by signed states
@@ -236,7 +237,7 @@ void Members::read_formats(Member& member) {
   for (int k = 0; k < group.streams; ++k) {
     const View& view = member.views[k];
     if (view.complex || view.dtype == Dtype::float64) {
-      throw Refused(subject(group, k) + " has dtype " + dtype_name(view) +
+      throw Refused(subject(group, k, member.seconds) + " has dtype " + dtype_name(view) +
                     "; beside compact formats it must be float32, bfloat16 or float16");
     }
   }
@@ -264,7 +265,7 @@ void Members::settle(int* index) {
     try {
       refuse_lazy_views(suspect.tensor.ptr());
     } catch (const Refused& refused) {
-      throw Refused(subject(*read.of, suspect.stream) + " " + refused.what());
+      throw Refused(subject(*read.of, suspect.stream, read.seconds) + " " + refused.what());
     }
   }
   *index = -1;
@@ -322,7 +323,8 @@ void Members::refuse_own_overlap(const Read& read) const {
     for (int at = read.of->streams; stream < kMaxStreams && k >= read.of->streams; ++stream) {
       if (read.seconds >> stream & 1 && at++ == k) return second_subject(*read.of, stream);
     }
-    return subject(*read.of, k - (k < read.of->streams ? 0 : __builtin_popcount(read.seconds)));
+    const int place = k - (k < read.of->streams ? 0 : __builtin_popcount(read.seconds));
+    return subject(*read.of, place, read.seconds);
   };
   for (int b = 1; b < read.footprints; ++b) {
     for (int a = 0; a < b; ++a) {

@@ -29,25 +29,27 @@ OWN: list[dict[str, Any]] = [
     {"state_bits": 8, "min_8bit_size": 64},
     {"state_bits": 16, "rounding_seed": 3},
 ]
+SHARE_BYTES = 20_000  # more than a weight, less than two
 GLOBAL = {"max_grad_norm": 1e-3, "skip_nonfinite": True}
 
 
 @pytest.fixture(autouse=True)
 def _small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_backward, "SHARE_BYTES", 20_000)
+    monkeypatch.setattr(_backward, "SHARE_BYTES", SHARE_BYTES)
 
 
 class Net(torch.nn.Module):
-    """Seven parameters, of which one is used twice and one not at all."""
+    """Seven parameters, of which two are used twice, if asked for, and one not at all."""
 
-    def __init__(self) -> None:
+    def __init__(self, twice: bool = True) -> None:
         super().__init__()
+        self.twice = twice
         torch.manual_seed(0)
         self.layers = torch.nn.ModuleList(torch.nn.Linear(64, 64) for _ in range(3))
         self.unused = torch.nn.Parameter(torch.ones(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in [*self.layers, self.layers[1]]:
+        for layer in [*self.layers, *[self.layers[1]] * self.twice]:
             x = torch.tanh(layer(x))
         return x
 
@@ -181,6 +183,7 @@ def full(net: torch.nn.Module) -> list[Tensor]:
 
 
 def over_processes() -> None:
+    _backward.SHARE_BYTES = SHARE_BYTES
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
 
     def sharded(net: Net) -> torch.nn.Module:
@@ -197,7 +200,7 @@ def over_processes() -> None:
         late = name != "fsdp2"
         for optimizer in discover():
             for own in ({}, {"track_stats": True, "ema_decay": 0.5}, GLOBAL):
-                nets = [wrap(Net()), wrap(Net())]
+                nets = [wrap(Net(twice=late)) for _ in range(2)]
                 group = dist.group.WORLD if name == "fsdp1" else None
                 inside, after = (
                     optimizer.ours(net.parameters(), norm_group=group, **own) for net in nets

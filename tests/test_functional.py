@@ -24,6 +24,7 @@ from torch import Tensor
 
 import fastopt
 from fastopt import _core, functional
+from fastopt.precision import CODES
 
 UNDER_TEST = [optimizer for optimizer in discover() if optimizer.ours_functional]
 SHAPES = [(5, 3), (17,), (), (0, 2), (2, 64)]
@@ -294,7 +295,10 @@ def test_compact_formats(optimizer: Optimizer, formats: dict[str, Any]) -> None:
             lists = [p.detach().clone() for p in params]
             kept = [{n: t.clone() for n, t in ours.state[p].items()} for p in params]
             continue
-        given = [[of.get(name) for of in kept] for name in optimizer.functional_states]
+        given = [
+            [of.get(name, of.get(name + CODES)) for of in kept]
+            for name in optimizer.functional_states
+        ]
         if counts_steps(form):
             given.append([of["step"] for of in kept])
         named = {f"{n}s": [of[n] for of in kept] for n in kept[0] if n.endswith("_scale")}

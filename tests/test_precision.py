@@ -13,7 +13,7 @@ from torch import Tensor
 
 import fastopt
 from fastopt.arguments import FORMATS
-from fastopt.precision import LOW
+from fastopt.precision import CODES, LOW, SCALE
 
 pytestmark = pytest.mark.skipif(ON_TRITON, reason="the CPU's; tests/test_compact.py has both")
 
@@ -107,8 +107,9 @@ def test_who_gets_codes(shape: tuple[int, ...], coded: tuple[int, ...] | None) -
         assert state["exp_avg"].dtype == F32
         assert "exp_avg_scale" not in state
     else:
-        assert state["exp_avg"].dtype == torch.uint8
-        assert state["exp_avg"].shape == p.shape
+        assert "exp_avg" not in state
+        assert state["exp_avg_codes"].dtype == torch.uint8
+        assert state["exp_avg_codes"].shape == p.shape
         assert state["exp_avg_scale"].shape == coded
 
 
@@ -121,10 +122,13 @@ def test_states_of(optimizer: Optimizer) -> None:
         made.step()
         state = made.state[p]
         for name, kind in fastopt._core.kinds(made._rule, made.param_groups[0]).items():
-            assert state[name].dtype == (F32 if kind == "exact" else dtype), name
-            assert (f"{name}_scale" in state) == (bits == 8 and kind != "exact"), name
+            coded = bits == 8 and kind != "exact"
+            kept = state[name + CODES * coded]
+            assert kept.dtype == (F32 if kind == "exact" else dtype), name
+            assert (name + SCALE in state) == coded, name
+            assert (name in state) != coded, name
         assert state[LOW].dtype == torch.int16
-        assert starts.keys() - state.keys() == set()
+        assert starts.keys() - {name.removesuffix(CODES) for name in state} == set()
 
 
 def test_a_change_of_mind(optimizer: Optimizer) -> None:
@@ -145,9 +149,10 @@ def test_a_change_of_mind(optimizer: Optimizer) -> None:
         p.grad = torch.zeros_like(p)
         made.step()
         for name, kind in kinds.items():
-            exact = kind == "exact"
-            assert made.state[p][name].dtype == (F32 if exact else dtype)
-            assert (f"{name}_scale" in made.state[p]) == (bits == 8 and not exact)
+            exact, state = kind == "exact", made.state[p]
+            coded = bits == 8 and not exact
+            assert state[name + CODES * coded].dtype == (F32 if exact else dtype)
+            assert (name + SCALE in state) == (name not in state) == coded
         if masters is None:
             assert LOW not in made.state[p]
         elif masters == 24:
@@ -165,7 +170,8 @@ def test_groups_of_different_formats() -> None:
     groups = [{"params": [p], **kind} for p, kind in zip(params, kinds, strict=True)]
     together = fastopt.AdamW(groups, max_grad_norm=0.1)
     together.step()
-    dtypes = [together.state[p]["exp_avg"].dtype for p in params]
+    names = ["exp_avg_codes", "exp_avg", "exp_avg", "exp_avg"]
+    dtypes = [together.state[p][name].dtype for p, name in zip(params, names, strict=True)]
     assert dtypes == [torch.uint8, BF16, F32, BF16]
 
 
@@ -184,7 +190,7 @@ def test_scaler() -> None:
             assert not ours.state[p]
         else:
             assert_same_bits(p, q)
-            assert torch.equal(ours.state[p]["exp_avg"], alone.state[q]["exp_avg"])
+            assert torch.equal(ours.state[p]["exp_avg_codes"], alone.state[q]["exp_avg_codes"])
 
 
 def test_skipped_steps_change_nothing() -> None:
@@ -344,7 +350,7 @@ def test_memory() -> None:
         held["weights"] += p.nbytes
         held["gradients"] += p.grad.nbytes
         for name, t in made.state[p].items():
-            kind = "numbers" if name == "step" else name.removesuffix("_scale")
+            kind = "numbers" if name == "step" else name.removesuffix(SCALE).removesuffix(CODES)
             held[kind] = held.get(kind, 0) + t.nbytes
     assert held == told.bytes
     assert str(told).startswith(f"{told.total / told.elements:.2f} bytes a parameter (weights 2.00")

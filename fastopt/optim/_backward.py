@@ -32,7 +32,7 @@ class Pass:
     def __init__(self, optimizer: Backward, shares: Shares) -> None:
         self.optimizer, self.shares = optimizer, shares
         self.place = {p: i for i, p in enumerate(shares.params)}
-        self.waits: dict[Share, int] = {}  # for so many gradients
+        self.missing: dict[Share, set[int]] = {}  # of those that some have come of
         self.done: set[int] = set()
         self.new: list[int] = []  # of no share yet
         self.stats: list[Stats] = []
@@ -44,15 +44,18 @@ class Pass:
             raise RuntimeError(
                 f"parameter {name_of(self.optimizer, index)} gets a second gradient, but the first "
                 "has been used: call backward() once inside step_in_backward(), the other times "
-                "before it, and use_reentrant=False where activations are checkpointed"
+                "before it; use_reentrant=False where activations are checkpointed; step() after "
+                "backward() where FSDP2 wraps a module that is used twice"
             )
         share = self.shares.of.get(index)
         if share is not None:
-            self.waits[share] = self.waits.get(share, len(share.members)) - 1
-            if self.waits[share] == 0:
+            missing = self.missing.setdefault(share, set(share.members))
+            missing.discard(index)  # twice where FSDP2 reduces what was used twice
+            if not missing:
                 self.update(share)
             return
-        self.new.append(index)
+        if index not in self.new:
+            self.new.append(index)
         if sum(local(self.shares.params[i]).nbytes for i in self.new) >= SHARE_BYTES:
             self.update_new()
 
