@@ -157,6 +157,7 @@ class Plan:
             if r.backend != "torch" and ranks.is_shard(p)
         ]
         self._agreement = ranks.Agreement(params, optimizer.norm_group)
+        ranks.warn_of_unnamed(optimizer)
         # What an edit from outside makes the correction of stale.
         self.corrected = [p for group, p in parameters(optimizer) if group["master_weight_bits"]]
         # Else the norm spans backends, devices or processes, which a launch's does not: torch's own
