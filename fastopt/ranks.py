@@ -253,13 +253,17 @@ def own_shape(shape: tuple[int, ...], param: Any) -> tuple[int, ...]:
     return tuple(own)
 
 
-def zeros_beside(param: Any, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Zeros where a parameter is, cut as it is."""
+def zeros_beside(param: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros where a parameter is, cut as it is: also where its memory is not on its mesh's device,
+    as FSDP2's CPUOffloadPolicy has it.
+    """
+    zeros = torch.zeros(own_shape(shape, param), dtype=dtype, device=local(param).device)
     if not is_shard(param):
-        return torch.zeros(shape, dtype=dtype, device=param.device)
-    from torch.distributed.tensor import zeros
+        return zeros
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
-    made: Tensor = zeros(
-        *shape, dtype=dtype, device_mesh=param.device_mesh, placements=param.placements
-    )
-    return made
+    strides = torch.empty(shape, device="meta").stride()
+    meta = TensorMeta(torch.Size(shape), strides, dtype)
+    spec = DTensorSpec(param.device_mesh, param.placements, meta)
+    return DTensor(zeros, spec, requires_grad=False)  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import fastopt
+from fastopt import ranks
 
 pytestmark = pytest.mark.skipif(ON_TRITON, reason="DTensors take the CPU's engine")
 
@@ -63,6 +64,17 @@ def check_bytes() -> None:
 
 def bytes_of(t: torch.Tensor) -> int:
     return (t.to_local() if isinstance(t, DTensor) else t).nbytes
+
+
+def check_offloaded() -> None:
+    """Scales are where the parameter's memory is, whatever device its mesh is of."""
+    mesh = init_device_mesh("cpu", (4,))
+    part = DTensor.from_local(torch.empty(2, 64, device="meta"), mesh, [Shard(0)])
+    scales = ranks.zeros_beside(part, (8, 1), torch.uint8)
+    assert isinstance(scales, DTensor)
+    assert (scales.shape, scales.placements) == ((8, 1), part.placements)
+    assert scales.to_local().shape == (2, 1)
+    assert scales.to_local().device.type == "meta"
 
 
 def check_partial() -> None:
@@ -128,6 +140,7 @@ def check_middle() -> None:
 
 def check() -> None:
     check_bytes()
+    check_offloaded()
     check_partial()
     check_middle()
 

@@ -268,7 +268,7 @@ def check_layouts() -> None:
                 raise AssertionError(f"{optimizer} under {wrap.__name__}") from error
 
 
-# ---- gradients that one process lacks ----
+# ---- what one process lacks or finds ----
 def check_missing_gradients() -> None:
     """What the others have is clipped by the norm of what is there, and nobody waits."""
     for missing in range(2):  # the step
@@ -294,6 +294,25 @@ def check_missing_gradients() -> None:
         backward(wrapped.net, 2, wrapped.share)
         together.step()  # it is there again
         assert not torch.equal(full(wrapped.net.up.bias)[4:], kept)
+
+
+def check_scaler() -> None:
+    """What GradScaler finds on one process makes all leave the step out, fused or not."""
+    for fused in (False, True):
+        wrapped = fsdp2(Net(torch.float32))
+        made = fastopt.AdamW(wrapped.net.parameters(), max_grad_norm=0.05, fused=fused)
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        scaler.scale(torch.ones(()))  # which begins it: the gradients count as scaled
+        for k in range(3):
+            made.zero_grad()
+            backward(wrapped.net, k, wrapped.share)
+            before = full(wrapped.net.up.weight).clone()
+            if k == 1 and wrapped.last:
+                poison(params_of(made))
+            scaler.step(made)
+            scaler.update()
+            assert torch.equal(full(wrapped.net.up.weight), before) == (k == 1)
+        assert scaler.get_scale() == 2.0
 
 
 # ---- memory ----
@@ -358,7 +377,7 @@ def check_warning() -> None:
 
 
 CHECKS: dict[int, list[Callable[[], None]]] = {
-    2: [check_layouts, check_missing_gradients, check_memory, check_warning],
+    2: [check_layouts, check_missing_gradients, check_scaler, check_memory, check_warning],
     4: [check_layouts],
 }
 
