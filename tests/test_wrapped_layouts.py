@@ -359,9 +359,11 @@ def check_memory() -> None:
 
 # ---- the warning ----
 def warned(made: Any, net: nn.Module) -> list[warnings.WarningMessage]:
+    inner = getattr(made, "optim", made)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         for k in range(3):
+            inner.norm_group = inner.norm_group  # each step is planned anew
             backward(net, k, (dist.get_rank(), dist.get_world_size()))
             made.step()
             made.zero_grad()
