@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from . import _core
+from .arguments import PASSES
 from .stepping import Stats, Stepping
 
 
@@ -140,7 +141,7 @@ def summed(numbers: list[float], group: dist.ProcessGroup, device: str) -> list[
 
 
 # ---- what tensors do not tell ----
-_warned: WeakSet[Stepping] = WeakSet()
+_looked_at: WeakSet[Stepping] = WeakSet()  # once: to look may take a while, see maker_of_cuts
 
 
 def warn_of_unnamed(optimizer: Stepping) -> None:
@@ -148,17 +149,17 @@ def warn_of_unnamed(optimizer: Stepping) -> None:
 
     Once an optimizer, and not once a process: the second one may well be another model's.
     """
-    if optimizer.norm_group is not None or optimizer in _warned or not dist.is_available():
+    if optimizer.norm_group is not None or optimizer in _looked_at or not dist.is_available():
         return
     asked = [
         name
         for name in ("max_grad_norm", "skip_nonfinite")
-        if any(group[name] not in (None, False) for group in optimizer.param_groups)
+        if any(group[name] != PASSES[name].default for group in optimizer.param_groups)
     ]
     if not asked or not dist.is_initialized() or dist.get_world_size() == 1:
         return
+    _looked_at.add(optimizer)
     if maker := maker_of_cuts(optimizer):
-        _warned.add(optimizer)
         name = type(optimizer).__name__
         warnings.warn(
             f"{maker} gave this process's {name} a part of the model, and {' and '.join(asked)} "
@@ -174,7 +175,7 @@ def maker_of_cuts(optimizer: Stepping) -> str:
 
     FSDP1 leaves a mark on its flat parameters and on those they were made of. ZeRO leaves none on
     its inner optimizer's: whether a ZeroRedundancyOptimizer holds this one, only the heap knows. It
-    is searched where this class has been imported.
+    is searched where this class has been imported: 0.07 s for 300,000 objects, on a busy Xeon.
     """
     flat = [
         p
