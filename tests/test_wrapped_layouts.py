@@ -25,7 +25,7 @@ from torch.distributed.fsdp import (
     ShardingStrategy,
     fully_shard,
 )
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor._dtensor_spec import DTensorSpec
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
@@ -268,6 +268,34 @@ def check_layouts() -> None:
                 raise AssertionError(f"{optimizer} under {wrap.__name__}") from error
 
 
+def check_stages() -> None:
+    """Two pipeline stages, each sharded over two processes: DTensors tell half, norm_group half."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pipeline", "data"))
+    alone, net = Net(), Net()
+    stage = (net.up, net.down)[mesh.get_local_rank("pipeline")]
+    fully_shard(stage, mesh=mesh["data"])
+    name = "up" if stage is net.up else "down"
+    single = fastopt.AdamW(alone.parameters(), **PASSES)
+    group = mesh.get_group("pipeline")
+    together = fastopt.AdamW(stage.parameters(), **PASSES, norm_group=group)
+    for k in range(STEPS):
+        single.zero_grad()
+        backward(alone, k)
+        whole = dict(getattr(alone, name).named_parameters())
+        for key, p in stage.named_parameters():
+            p.grad = distribute_tensor(whole[key].grad.clone(), mesh["data"], p.placements)
+        if k == 1:
+            poison([alone.up.weight])
+            if dist.get_rank() == 1:  # of the first stage
+                poison(list(stage.parameters()))
+        single.step()
+        together.step()
+        close(together.grad_norm, single.grad_norm, "norm")
+    assert together.skipped_steps == single.skipped_steps == 1
+    for key, p in stage.named_parameters():
+        close(full(p), whole[key].detach(), key)
+
+
 # ---- what one process lacks or finds ----
 def check_missing_gradients() -> None:
     """What the others have is clipped by the norm of what is there, and nobody waits."""
@@ -404,7 +432,7 @@ CHECKS: dict[int, list[Callable[[], None]]] = {
         check_memory,
         check_warning,
     ],
-    4: [check_layouts],
+    4: [check_layouts, check_stages],
 }
 
 
