@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import ranks
 from .optim import AdamW
 from .optim._fused import FusedStep
 from .precision import bytes_of
@@ -48,7 +49,7 @@ def weigh(optimizer: FusedStep) -> Memory:
     for group, param in parameters(optimizer):
         if param.requires_grad:
             count.update(bytes_of(group, param, optimizer._rule))
-            elements += param.numel()
+            elements += ranks.local(param).numel()
     return Memory(elements, dict(count))
 
 
@@ -72,8 +73,9 @@ def memory(
         arguments: what it would be made with.
 
     Returns:
-        A :class:`Memory`. Gradients are taken to have their parameters' dtype; activations are not
-        counted, nor parameters that require no gradient.
+        A :class:`Memory`, of this process: of a DTensor, its shard. Gradients are taken to have
+        their parameters' dtype; activations are not counted, nor parameters that require no
+        gradient.
 
     Raises:
         TypeError: an optimizer that is not fastopt's; ValueError: as the class.

@@ -171,6 +171,7 @@ class Plan:
         ]
         self._agreement = agreement or ranks.Agreement(params, optimizer.norm_group)
         self._is_share = only is not None
+        ranks.warn_of_unnamed(optimizer)
         # What an edit from outside makes the correction of stale.
         self.corrected = [
             p for group, p in parameters(optimizer) if setting(group, "master_weight_bits")

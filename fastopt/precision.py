@@ -206,9 +206,9 @@ def weight(param: Tensor, state: dict[str, Any]) -> Tensor:
 # ---- what it weighs ----
 def bytes_of(group: dict[str, Any], param: Tensor, rule: str) -> dict[str, int]:
     """Bytes that training a parameter takes, by kind: what its states will be is counted, not what
-    they now are.
+    they now are. Of a DTensor, what this process holds.
     """
-    count, own = param.numel(), param.element_size()
+    count, own = math.prod(ranks.own_shape(param.shape, param)), param.element_size()
     found = {"weights": count * own, "gradients": count * own}
     if bits := group.get("master_weight_bits"):
         found[LOW] = count * CORRECTIONS[bits].itemsize
@@ -216,7 +216,7 @@ def bytes_of(group: dict[str, Any], param: Tensor, rule: str) -> dict[str, int]:
         dtype = dtype_of(group, param, kind)
         found[name] = count * (own if dtype is None else dtype.itemsize)
         if dtype == torch.uint8:
-            found[name] += math.prod(blocks(param))
+            found[name] += math.prod(ranks.own_shape(blocks(param), param))
     if setting(group, "ema_decay") is not None:
         found["ema"] = count * own
     if numbers := _core.carried(rule, group):

@@ -330,8 +330,11 @@ class FusedStep(Backward):
 
         As in torch, what is made with `fused=True` says so. So does what is to clear its gradients
         in a step left out too: an infinity left in them would keep every later step from being
-        done.
+        done. Not where `norm_group` is: what GradScaler hands over is one process's finding, and
+        the scales of all would go apart; unscaled by ShardedGradScaler they agree.
         """
+        if self.norm_group is not None:
+            return False
         clears = (setting(group, "clear_grads") for group in self.param_groups)
         return bool(self.defaults.get("fused") or any(clears))
 
