@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-# Accelerate, DeepSpeed; Lightning, Fabric; torch's ZeroRedundancyOptimizer.
-HELD_IN = ("optimizer", "_optimizer", "optim")
+# Accelerate, DeepSpeed; Lightning, Fabric; torch's ZeroRedundancyOptimizer; timm's Lookahead.
+HELD_IN = ("optimizer", "_optimizer", "optim", "_base_optimizer")
 
 
 def unwrapped(optimizer: Any) -> tuple[Any, list[str]]:
