@@ -1,4 +1,4 @@
-"""What the tests of trainers share: a net, its batches, and what two trainings of it must have alike.
+"""What the tests of trainers share: a net, batches, and what two trainings must have alike.
 
 Trainers warn of much that is not ours, on import and later: each module here ignores warnings.
 """

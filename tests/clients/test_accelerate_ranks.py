@@ -1,4 +1,4 @@
-"""Accelerate over two processes: DDP, and FSDP2, whose prepare() swaps an optimizer's parameters."""
+"""Accelerate over two processes: DDP, and FSDP2, whose prepare() swaps the parameters."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_lookahead() -> None:
     ("name", "cls"), [("sgd", fastopt.SGD), ("adamw", fastopt.AdamW), ("nadam", fastopt.NAdam)]
 )
 def test_patch(name: str, cls: Any) -> None:
-    """timm's registry holds torch's classes since its import."""
+    """Its registry holds torch's classes since it was imported."""
     theirs, _ = train(name)
     with fastopt.patch():
         ours, optimizer = train(name)
