@@ -22,11 +22,11 @@ def patch() -> ExitStack:
         with fastopt.patch():
             trainer.train()
 
-    The classes of torch that fastopt has are concerned (SGD, Adagrad, Adam, AdamW, NAdam, RMSprop),
-    wherever they were imported to and whenever. They stay what they are: fastopt's optimizers are
-    instances of them, other subclasses are made as before, and so are copies and pickles of
-    torch's optimizers; what was made fastopt's stays so. Only a test of the exact type, as
-    `type(optimizer) is torch.optim.AdamW`, now fails: DeepSpeed has one, see docs/trainers.md.
+    This concerns every class of torch's that fastopt has, wherever it was imported to and whenever.
+    It stays what it is: fastopt's optimizers are instances of it, other subclasses are made as
+    before, and so are copies and pickles of torch's optimizers; what was made fastopt's stays so.
+    Only a test of the exact type, as `type(optimizer) is torch.optim.AdamW`, now fails: DeepSpeed
+    has one, see docs/trainers.md.
 
     Returns:
         A context manager, entered already, that undoes at its end, or on `close()`, what this call

@@ -15,7 +15,7 @@ def unwrapped(optimizer: Any) -> tuple[Any, list[str]]:
         # Not getattr: many wrappers pass on what the optimizer itself answers.
         own = getattr(optimizer, "__dict__", {})
         held = [own[name] for name in HELD_IN if hasattr(own.get(name), "param_groups")]
-        if not held or isinstance(held[0], type):
+        if not held:
             return optimizer, around
         around.append(type(optimizer).__name__)
         optimizer = held[0]
