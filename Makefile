@@ -10,11 +10,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: test sanitize fuzz codegen matrix demo bench lint format clean
+.PHONY: test clients sanitize fuzz codegen matrix demo bench lint format clean
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 	TRITON_INTERPRET=1 FASTOPT_BACKEND=triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m parity -n auto
+
+# Trainers (Lightning, Accelerate, DeepSpeed, ...) with fastopt's optimizers: their real packages.
+clients: $(VENV)/.clients
+	$(BIN)/python -m pytest tests/clients
 
 # The core under clang's sanitizers, in build/sanitize-*; ARGS narrows the suite down.
 sanitize: $(VENV)/.test
@@ -66,6 +70,13 @@ $(VENV)/.test $(VENV)/.demo $(VENV)/.bench: $(VENV)/.%: $(VENV)/.torch $(SOURCES
 # A peer that does not install is named as absent in the tables.
 $(VENV)/.peers: $(VENV)/.bench
 	-$(BIN)/python -m pip install --quiet --editable ".[peers]"
+	touch $@
+
+# A torchvision made for another build of torch goes again, and timm, which needs it: Lightning, which
+# does not, would not import beside it.
+$(VENV)/.clients: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[clients]"
+	$(BIN)/python -c "import torchvision" || $(BIN)/python -m pip uninstall --quiet --yes timm torchvision
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test

@@ -4,7 +4,7 @@
     optimizer = fastopt.AdamW(model.parameters(), lr=1e-3)
 
 The optimizer classes; explain(), which tells the path each parameter takes and why; memory(), which
-tells beforehand what training takes; then
+tells beforehand what training takes; patch(), for trainers that make torch's classes; then
 fastopt.functional: one fused pass over given lists, one function a rule.
 """
 
@@ -33,9 +33,10 @@ from . import functional, optim
 from .explain import explain
 from .memory import memory
 from .optim import *  # noqa: F403 - every optimizer class
+from .patch import patch
 
 _core.isa()  # a wrong FASTOPT_ISA is reported here, not in the middle of training
 
 __version__ = "0.1.0"
-__all__ = ["explain", "functional", "memory"]
+__all__ = ["explain", "functional", "memory", "patch"]
 __all__ += optim.__all__

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-
-import torch
+from typing import Any
 
 from .backends import cpu, triton
 from .memory import Memory, weigh
 from .optim._fused import FusedStep
 from .routes import parameters, route
+from .wrappers import unwrapped
 
 HOW = {"cpu": cpu.how, "triton": triton.how}
 
@@ -44,7 +44,7 @@ class Explanation:
         return "\n".join(lines + [f"  memory: {self.memory}"] * (self.memory is not None))
 
 
-def explain(optimizer: torch.optim.Optimizer) -> Explanation:
+def explain(optimizer: Any) -> Explanation:
     """Tell, per bucket of parameters, which path the next `step()` takes and why.
 
     Paths: "cpu" is fastopt's compiled engine, "triton" its GPU kernel, "torch" is torch's own step
@@ -52,7 +52,10 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
     gradients now present.
 
     Args:
-        optimizer: any optimizer; one that is not fastopt's is explained as such.
+        optimizer: any optimizer, also in a trainer's wrapper (Accelerate's, Lightning's, Fabric's,
+            DeepSpeed's, torch's ZeroRedundancyOptimizer), of which the first line then tells: what
+            holds one as `optimizer`, `_optimizer` or `optim`. One that is not fastopt's is
+            explained as such.
 
     Returns:
         An :class:`Explanation`: `buckets`, in the order of the parameters, and `memory`, see
@@ -62,6 +65,7 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
         RuntimeError: where the next step() would refuse a parameter, with the same message. What
             torch's own step refuses, it refuses when it runs.
     """
+    optimizer, around = unwrapped(optimizer)
     counts: Counter[tuple[str, str, str, str]] = Counter()
     elements: Counter[tuple[str, str, str, str]] = Counter()
     if isinstance(optimizer, FusedStep):
@@ -82,4 +86,5 @@ def explain(optimizer: torch.optim.Optimizer) -> Explanation:
         elements[key] += param.numel()
     buckets = tuple(Bucket(*key, counts[key], elements[key]) for key in counts)
     memory = weigh(optimizer) if isinstance(optimizer, FusedStep) else None
-    return Explanation(type(optimizer).__name__, buckets, memory)
+    name = type(optimizer).__name__ + f" (in {', in '.join(around[::-1])})" * bool(around)
+    return Explanation(name, buckets, memory)

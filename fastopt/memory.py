@@ -15,6 +15,7 @@ from .optim import AdamW
 from .optim._fused import FusedStep
 from .precision import bytes_of
 from .routes import parameters
+from .wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def memory(
         print(fastopt.memory(model, fastopt.AdamW, state_bits=8))
 
     Args:
-        params: a model, its parameters (or param groups), or an optimizer of fastopt's, which then
-            needs no further arguments.
+        params: a model, its parameters (or param groups), or an optimizer of fastopt's, also in
+            a trainer's wrapper as in :func:`explain`, which then needs no further arguments.
         optimizer: the class (default: AdamW).
         arguments: what it would be made with.
 
@@ -80,6 +81,8 @@ def memory(
     Raises:
         TypeError: an optimizer that is not fastopt's; ValueError: as the class.
     """
+    if not isinstance(params, torch.nn.Module):
+        params, _ = unwrapped(params)
     if isinstance(params, torch.optim.Optimizer):
         if not isinstance(params, FusedStep):
             name = f"{type(params).__module__}.{type(params).__name__}"

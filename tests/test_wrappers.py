@@ -71,10 +71,29 @@ def test_what_is_read(optimizer: Optimizer, wrap: Any) -> None:
     assert wrapper.skipped_steps == made.skipped_steps == 1
     for a, b in zip(wrapper.ema_parameters(), made.ema_parameters(), strict=True):
         assert a is b
-    assert (
-        str(fastopt.explain(wrapper)).splitlines()[1:]
-        == (str(fastopt.explain(made)).splitlines()[1:])
-    )
+    heading, *lines = str(fastopt.explain(wrapper)).splitlines()
+    assert heading == f"{type(made).__name__} (in Wrapped):"
+    assert lines == str(fastopt.explain(made)).splitlines()[1:]
+    assert fastopt.memory(wrapper) == fastopt.memory(made)
+
+
+def test_wrappers_in_wrappers() -> None:
+    """Looked through from the outside in, also those that are no optimizers."""
+
+    class Engine:
+        def __init__(self, held: Any) -> None:
+            self.optimizer = held
+
+    made = fastopt.AdamW([parameter((5, 3), torch.float32, seed=0)])
+    assert fastopt.explain(Engine(Delegate(made))).optimizer == "AdamW (in Wrapped, in Engine)"
+    torchs = torch.optim.AdamW(params_of(made))
+    found = fastopt.explain(Engine(torchs))
+    assert found.optimizer == "AdamW (in Engine)"
+    assert [bucket.reason for bucket in found.buckets] == [
+        "torch.optim.adamw.AdamW is not fastopt's"
+    ]
+    with pytest.raises(TypeError, match=r"got a torch\.optim\.adamw\.AdamW"):
+        fastopt.memory(Engine(torchs))
 
 
 @WRAPPERS

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from alike import assert_alike, assert_on_engine, net, torchs
 
 import fastopt
 
@@ -20,17 +22,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 OURS = [fastopt.SGD, fastopt.Adam, fastopt.AdamW, fastopt.RMSprop]
 
 
-def net() -> Any:
-    torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
-
-
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("cls", OURS)
 def test_training(cls: Any, precision: str) -> None:
     """As with torch's own class, with Accelerate's clipping and accumulation of gradients."""
     made = []
-    for each in (cls, getattr(torch.optim, cls.__name__)):
+    for each in (cls, torchs(cls)):
         accelerate.state.AcceleratorState._reset_state(True)
         accelerator = accelerate.Accelerator(
             cpu=True, mixed_precision=precision, gradient_accumulation_steps=2
@@ -47,10 +44,37 @@ def test_training(cls: Any, precision: str) -> None:
                 optimizer.step()
                 optimizer.zero_grad()
             assert not optimizer.step_was_skipped
+        if each is cls:
+            assert_on_engine(optimizer, f"{cls.__name__} (in AcceleratedOptimizer)")
         made.append(model)
-    for p, q, before in zip(*(m.parameters() for m in [*made, net()]), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
-        assert not torch.equal(p, before)
+    assert_alike(*(model.parameters() for model in [*made, net()]))
+
+
+def test_resuming(tmp_path: Path) -> None:
+    """From save_state(), to the bit, averages too."""
+
+    def prepared() -> tuple[Any, Any, Any]:
+        accelerate.state.AcceleratorState._reset_state(True)
+        accelerator, model = accelerate.Accelerator(cpu=True), net()
+        own = {"max_grad_norm": 0.1, "ema_decay": 0.9}
+        return accelerator, *accelerator.prepare(model, fastopt.AdamW(model.parameters(), **own))
+
+    def train(accelerator: Any, model: Any, optimizer: Any) -> None:
+        for k in range(4):
+            optimizer.zero_grad()
+            accelerator.backward(model(torch.full((2, 6), float(k))).square().sum())
+            optimizer.step()
+
+    accelerator, model, optimizer = prepared()
+    train(accelerator, model, optimizer)
+    accelerator.save_state(str(tmp_path))
+    train(accelerator, model, optimizer)
+    again, *other = prepared()
+    again.load_state(str(tmp_path))
+    train(again, *other)
+    for p, q in zip(model.parameters(), other[0].parameters(), strict=True):
+        assert torch.equal(p, q)
+        assert torch.equal(optimizer.state[p]["ema"], other[1].state[q]["ema"])
 
 
 @pytest.mark.parametrize("cls", OURS)

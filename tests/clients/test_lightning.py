@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from alike import assert_alike, assert_on_engine, torchs
 
 import fastopt
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     lightning = pytest.importorskip("lightning")
+    from lightning.fabric.plugins.precision import MixedPrecision as FabricMixedPrecision
     from lightning.pytorch.plugins import MixedPrecision
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -42,9 +45,9 @@ class Net(lightning.LightningModule):  # type: ignore[name-defined,misc]
         return self.cls(self.parameters(), lr=0.05, **self.options)
 
 
-def fit(net: Net, **options: Any) -> None:
+def fit(net: Net, start: Path | None = None, epochs: int = 2, **options: Any) -> Any:
     trainer = lightning.Trainer(
-        max_epochs=2,
+        max_epochs=epochs,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -52,7 +55,8 @@ def fit(net: Net, **options: Any) -> None:
         enable_model_summary=False,
         **options,
     )
-    trainer.fit(net, torch.utils.data.DataLoader(BATCHES, batch_size=None))
+    trainer.fit(net, torch.utils.data.DataLoader(BATCHES, batch_size=None), ckpt_path=start)
+    return trainer
 
 
 @pytest.mark.parametrize("clip", [None, 0.05])
@@ -60,26 +64,36 @@ def fit(net: Net, **options: Any) -> None:
 @pytest.mark.parametrize("cls", OURS)
 def test_trainer(cls: Any, precision: str, clip: float | None) -> None:
     """As with torch's own class, also where Lightning clips."""
-    nets = [Net(cls), Net(getattr(torch.optim, cls.__name__))]
+    nets = [Net(cls), Net(torchs(cls))]
     for net in nets:
         fit(net, precision=precision, gradient_clip_val=clip)
-    start = Net(cls)
-    for p, q, before in zip(*(net.parameters() for net in [*nets, start]), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
-        assert not torch.equal(p, before)
+    assert_on_engine(nets[0].optimizers(), f"{cls.__name__} (in Lightning{cls.__name__})")
+    assert_alike(*(net.parameters() for net in [*nets, Net(cls)]))
 
 
 @pytest.mark.parametrize("clip", [None, 0.05])
 @pytest.mark.parametrize("cls", OURS)
 def test_trainer_with_a_scaler(cls: Any, clip: float | None) -> None:
     """float16 with GradScaler, whose first scales overflow: unscaled, clipped, stepped."""
-    nets = [Net(cls), Net(getattr(torch.optim, cls.__name__))]
+    nets = [Net(cls), Net(torchs(cls))]
     for net in nets:
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
         fit(net, plugins=[MixedPrecision("16-mixed", "cpu", scaler)], gradient_clip_val=clip)
         assert scaler.get_scale() < 2.0**24
-    for p, q in zip(*(net.parameters() for net in nets), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4)
+    assert_alike(*(net.parameters() for net in [*nets, Net(cls)]), tolerance=1e-4)
+
+
+def test_resuming(tmp_path: Path) -> None:
+    """From Lightning's checkpoint, to the bit, averages too."""
+    own = {"max_grad_norm": 0.1, "ema_decay": 0.9}
+    whole, half, resumed = (Net(fastopt.AdamW, **own) for _ in range(3))
+    fit(whole)
+    fit(half, epochs=1).save_checkpoint(tmp_path / "half.ckpt")
+    fit(resumed, start=tmp_path / "half.ckpt")
+    averages = [list(net.optimizers().ema_parameters()) for net in (whole, resumed)]
+    for tensors in ([net.parameters() for net in (whole, resumed)], averages):
+        for p, q in zip(*tensors, strict=True):
+            assert torch.equal(p, q)
 
 
 def test_clipping_what_the_step_unscales() -> None:
@@ -114,21 +128,33 @@ def test_what_a_trainer_sees_of_the_optimizer() -> None:
     assert all(norm > 0 and stats for norm, stats in seen)
 
 
-def test_fabric() -> None:
-    fabric = lightning.Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("cls", OURS)
+def test_fabric(cls: Any, precision: str, clip: float | None) -> None:
+    """As with torch's own class, scaled, unscaled, clipped by Fabric."""
     made = []
-    for cls in (fastopt.AdamW, torch.optim.AdamW):
-        net = Net(cls)
+    for each in (cls, torchs(cls)):
+        chosen: dict[str, Any] = {"precision": precision}
+        if precision == "16-mixed":
+            scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)  # overflows at first
+            chosen = {"plugins": [FabricMixedPrecision("16-mixed", "cpu", scaler)]}
+        fabric = lightning.Fabric(accelerator="cpu", devices=1, **chosen)
+        net = Net(each)
         model, optimizer = fabric.setup(net.body, net.configure_optimizers())
         for x, y in BATCHES:
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(x).float(), torch.full((8,), y))
             fabric.backward(loss)
-            fabric.clip_gradients(model, optimizer, max_norm=0.1)
+            if clip is not None:
+                fabric.clip_gradients(model, optimizer, max_norm=clip, error_if_nonfinite=False)
             optimizer.step()
+        if each is cls:
+            assert_on_engine(optimizer, f"{cls.__name__} (in Fabric{cls.__name__})")
+        assert precision != "16-mixed" or scaler.get_scale() < 2.0**20
         made.append(net)
-    for p, q in zip(*(net.parameters() for net in made), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
+    tolerance = 1e-4 if precision == "16-mixed" else 1e-5
+    assert_alike(*(net.parameters() for net in [*made, Net(cls)]), tolerance=tolerance)
 
 
 def test_fabrics_wrapper() -> None:
