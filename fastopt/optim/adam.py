@@ -71,8 +71,8 @@ class Adam(FusedStep, torch.optim.Adam):
             it, the step, the parameter's place and the element (default: 0).
 
     State per parameter: `step` (0-d), `exp_avg`, `exp_avg_sq` and, if amsgrad, `max_exp_avg_sq`,
-    like the parameter; with `ema_decay`, `ema`, like the parameter. In 8 bits a state is uint8, and
-    its scales stand beside it under its name and `_scale`; `master_low` is int8 or int16.
+    like the parameter; with `ema_decay`, `ema`, like the parameter. In 8 bits `exp_avg` is two
+    tensors of uint8, `exp_avg_codes` and `exp_avg_scale`; `master_low` is int8 or int16.
 
     Raises:
         ValueError: a hyperparameter is out of range, as in torch, or a format does not suit.
