@@ -42,7 +42,7 @@ def test_another_count_of_numbers(optimizer: Optimizer, wrong: Any) -> None:
     """None shifts into the next key's place, and none is dropped."""
     ours = made(optimizer)
     for key in _core.hyper(ours._rule):  # type: ignore[attr-defined]
-        good = ours.param_groups[1][key]
+        good = ours.param_groups[1].setdefault(key, False)  # a switch, where it was not set
         count = "2 numbers" if isinstance(good, tuple) else "one number"
         before = copy.deepcopy(ours)
         ours.param_groups[1][key] = wrong

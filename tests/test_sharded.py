@@ -29,6 +29,7 @@ class Layout(NamedTuple):
 
     mesh: tuple[int, ...]
     placements: tuple[tuple[Any, ...] | None, ...]
+    dims: str = ""  # of each, the dimension that is its mesh; without any, all are
 
 
 ROWS, COLUMNS, WHOLE = Shard(0), Shard(1), Replicate()
@@ -39,6 +40,7 @@ LAYOUTS = {
     "columns": Layout((2,), ((COLUMNS,), (ROWS,), (COLUMNS,), (WHOLE,), (WHOLE,))),
     "both": Layout((2, 2), ((ROWS, COLUMNS),) * 3 + ((ROWS, WHOLE), (WHOLE, WHOLE))),
     "mixed": Layout((2,), (None, (ROWS,), (COLUMNS,), (WHOLE,), None)),
+    "meshes": Layout((2, 2), (None, (ROWS,), (COLUMNS,), (ROWS,), (WHOLE,)), "ababa"),
 }
 ASKED: list[dict[str, Any]] = [
     {},
@@ -52,16 +54,18 @@ class Twins:
     """The same parameters in one process and sharded."""
 
     def __init__(self, layout: Layout, make: Callable[..., Any], dtype: torch.dtype, **asked: Any):
-        self.mesh = init_device_mesh("cpu", layout.mesh)
+        names = ("a", "b")[: len(layout.mesh)]
+        self.mesh = init_device_mesh("cpu", layout.mesh, mesh_dim_names=names)
         self.layout = layout
         self.whole = [torch.nn.Parameter(values(s, dtype, seed=i)) for i, s in enumerate(SHAPES)]
         self.parts = [torch.nn.Parameter(self.cut(i, p.detach())) for i, p in enumerate(self.whole)]
         self.alone, self.together = make(self.whole, **asked), make(self.parts, **asked)
 
     def cut(self, i: int, t: Tensor) -> Tensor:
-        placements = self.layout.placements[i]
+        placements, dims = self.layout.placements[i], self.layout.dims
+        mesh = self.mesh[dims[i]] if dims else self.mesh
         t = t.clone()  # what is replicated would share its memory
-        return t if placements is None else distribute_tensor(t, self.mesh, placements)
+        return t if placements is None else distribute_tensor(t, mesh, placements)
 
     def grads(self, k: int) -> None:
         for i, (p, q) in enumerate(zip(self.whole, self.parts, strict=True)):
@@ -115,18 +119,13 @@ def check_layout(layout: Layout) -> None:
         assert ("local shards of " in str(explained)) == cut
 
 
-def check_layouts(size: int) -> None:
+def check_layouts() -> None:
     for name, layout in LAYOUTS.items():
-        if torch.Size(layout.mesh).numel() == size:
+        if torch.Size(layout.mesh).numel() == dist.get_world_size():
             try:
                 check_layout(layout)
             except Exception as error:
                 raise AssertionError(f"layout {name!r}") from error
-
-
-@pytest.mark.parametrize("size", [2, 4])
-def test_layouts(size: int) -> None:
-    run(size, check_layouts, size)
 
 
 def check_agreement() -> None:
@@ -152,10 +151,6 @@ def check_agreement() -> None:
     assert twins.together.skipped_steps == 1
 
 
-def test_agreement() -> None:
-    run(4, check_agreement)
-
-
 def check_norm_group() -> None:
     """Plain tensors that are one process's own, as pipeline stages have them."""
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -171,10 +166,6 @@ def check_norm_group() -> None:
         own.step()
         close(own.grad_norm, whole.grad_norm)
     close(params[rank].detach(), whole.param_groups[0]["params"][rank].detach())
-
-
-def test_norm_group() -> None:
-    run(2, check_norm_group)
 
 
 def check_averages() -> None:
@@ -199,10 +190,6 @@ def check_averages() -> None:
         assert coded == (len(shape) == 2)  # else its blocks would be cut
         if coded:
             same(whole.detach(), part.detach(), f"{shape}")
-
-
-def test_averages() -> None:
-    run(4, check_averages)
 
 
 def check_triton() -> None:
@@ -244,5 +231,21 @@ def check_partial_gradients() -> None:
     same(whole.detach(), part.detach(), "parameter")
 
 
-def test_partial_gradients() -> None:
-    run(2, check_partial_gradients)
+CHECKS: dict[int, list[Callable[[], None]]] = {
+    2: [check_layouts, check_norm_group, check_partial_gradients],
+    4: [check_layouts, check_agreement, check_averages],
+}
+
+
+def check_all() -> None:
+    for check in CHECKS[dist.get_world_size()]:
+        try:
+            check()
+        except Exception as error:
+            raise AssertionError(check.__name__) from error
+
+
+@pytest.mark.parametrize("size", CHECKS)
+def test_sharded(size: int) -> None:
+    """All in one run: to start processes takes seconds."""
+    run(size, check_all)
