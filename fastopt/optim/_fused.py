@@ -169,10 +169,8 @@ class FusedStep(Backward):
     def _run(self, scaler: Scaler) -> tuple[Plan, Outcome]:
         """By the plan there is, or else by a new one; which it was."""
         record = self._record
-        before, record.plan = record.plan, None
-        plan, outcome = stepped(self, before, scaler)
-        if plan.lasting:
-            record.plan = plan
+        plan, outcome = stepped(self, record.plan, scaler)
+        record.plan = plan if plan.lasting else None
         return plan, outcome
 
     def _skipped(self, scaler: Scaler) -> None:
