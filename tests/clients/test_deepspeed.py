@@ -124,9 +124,13 @@ def test_training(cls: Any) -> None:
 
 
 def check_adagrad() -> None:
-    """ZeRO makes its own from torch.optim's name and the defaults there are, ours among them."""
-    with pytest.raises(TypeError, match="unexpected keyword argument"):
-        engine_of(fastopt.Adagrad, 1, groups=1)
+    """ZeRO makes its own from torch.optim's name and the defaults there are, ours where they were
+    set.
+    """
+    with pytest.raises(TypeError, match="unexpected keyword argument 'l1'"):
+        engine_of(fastopt.Adagrad, 1, groups=1, l1=0.1)
+    made = engine_of(fastopt.Adagrad, 1, groups=1).optimizer
+    assert "is not fastopt's" in str(fastopt.explain(made))
     theirs = train(engine_of(torch.optim.Adagrad, 1, groups=1))
     with fastopt.patch():
         engine = engine_of(torch.optim.Adagrad, 1, groups=1)
