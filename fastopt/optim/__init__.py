@@ -3,11 +3,12 @@
 from ._fused import FusedStep
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
+from .adamax import Adamax
 from .lion import Lion
 from .nadam import NAdam
 from .rmsprop import RMSprop
 from .sgd import SGD
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RMSprop"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RMSprop"]
 
 CLASSES: list[type[FusedStep]] = [globals()[name] for name in __all__]

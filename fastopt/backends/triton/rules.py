@@ -157,6 +157,15 @@ def nadam(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def adamax(p, g, states, scalars, VARIANT: tl.constexpr):
+    weight_decay, lerp_weight, beta2, eps, step_size = scalars
+    g = decayed(g, p, weight_decay)
+    exp_avg = lerp(states[0], g, lerp_weight)
+    exp_inf = maximum(beta2 * states[1], tl.abs(g) + eps)
+    return p - divide(step_size * exp_avg, exp_inf), (exp_avg, exp_inf)
+
+
+@triton.jit
 def power(base, count):
     # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
     # stays under 1e-13, which float32 scalars round away but for about one in a million.
@@ -243,6 +252,12 @@ def nadam_scalars(hyper, step, first, more):
     return (mu_product,), (decay, weight_decay) + sizes  # noqa: RUF005
 
 
+@triton.jit
+def adamax_scalars(hyper, step, first):
+    lr, beta1, beta2, eps, weight_decay = hyper
+    return weight_decay, 1 - beta1, beta2, eps, lr / (1 - power(beta1, step))
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -254,6 +269,7 @@ RULES = {
     "adagrad": Rule(adagrad, adagrad_scalars),
     "sgd": Rule(sgd, sgd_scalars),
     "adam": Rule(adam, adam_scalars),
+    "adamax": Rule(adamax, adamax_scalars),
     "lion": Rule(lion, lion_scalars),
     "nadam": Rule(nadam, nadam_scalars),
     "rmsprop": Rule(rmsprop, rmsprop_scalars),
