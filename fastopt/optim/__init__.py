@@ -6,9 +6,10 @@ from .adam import Adam, AdamW
 from .adamax import Adamax
 from .lion import Lion
 from .nadam import NAdam
+from .radam import RAdam
 from .rmsprop import RMSprop
 from .sgd import SGD
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RMSprop"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "NAdam", "RAdam", "RMSprop"]
 
 CLASSES: list[type[FusedStep]] = [globals()[name] for name in __all__]

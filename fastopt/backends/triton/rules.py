@@ -166,6 +166,30 @@ def adamax(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def radam(p, g, states, scalars, VARIANT: tl.constexpr):
+    (
+        decay,
+        weight_decay,
+        lerp_weight,
+        beta2,
+        square_weight,
+        correction1,
+        lr,
+        correction2_root,
+        rectification,
+        eps,
+    ) = scalars
+    p = p * decay
+    g = decayed(g, p, weight_decay)
+    exp_avg = lerp(states[0], g, lerp_weight)
+    exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[1])
+    update = divide(exp_avg, correction1) * lr
+    rate = divide(tl.full(g.shape, 1.0, g.dtype), root(exp_avg_sq) + eps) * correction2_root
+    rectified = update * rate * rectification
+    return p - tl.where(rectification != 0, rectified, update), (exp_avg, exp_avg_sq)
+
+
+@triton.jit
 def power(base, count):
     # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
     # stays under 1e-13, which float32 scalars round away but for about one in a million.
@@ -258,6 +282,20 @@ def adamax_scalars(hyper, step, first):
     return weight_decay, 1 - beta1, beta2, eps, lr / (1 - power(beta1, step))
 
 
+@triton.jit
+def radam_scalars(hyper, step, first):
+    lr, beta1, beta2, eps, weight_decay, decoupled = hyper
+    decay, weight_decay = decay_of(lr, weight_decay, decoupled)
+    power2 = power(beta2, step)
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * step * power2 / (1 - power2)
+    above = tl.where(rho > 5, (rho - 4) * (rho - 2) * rho_inf, 0.0)
+    below = tl.where(rho > 5, (rho_inf - 4) * (rho_inf - 2) * rho, 1.0)
+    sizes = (1 - beta1, beta2, 1 - beta2, 1 - power(beta1, step), lr)
+    rates = (tl.sqrt(1 - power2), tl.sqrt(above / below), eps)
+    return (decay, weight_decay) + sizes + rates  # noqa: RUF005
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -272,5 +310,6 @@ RULES = {
     "adamax": Rule(adamax, adamax_scalars),
     "lion": Rule(lion, lion_scalars),
     "nadam": Rule(nadam, nadam_scalars),
+    "radam": Rule(radam, radam_scalars),
     "rmsprop": Rule(rmsprop, rmsprop_scalars),
 }
