@@ -190,6 +190,16 @@ def radam(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def adadelta(p, g, states, scalars, VARIANT: tl.constexpr):
+    lr, rho, square_weight, eps, weight_decay = scalars
+    g = decayed(g, p, weight_decay)
+    square_avg = tl.fma(square_weight * g, g, rho * states[0])
+    delta = divide(root(states[1] + eps), root(square_avg + eps)) * g
+    acc_delta = tl.fma(square_weight * delta, delta, rho * states[1])
+    return tl.fma(-lr, delta, p), (square_avg, acc_delta)
+
+
+@triton.jit
 def power(base, count):
     # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
     # stays under 1e-13, which float32 scalars round away but for about one in a million.
@@ -296,6 +306,12 @@ def radam_scalars(hyper, step, first):
     return (decay, weight_decay) + sizes + rates  # noqa: RUF005
 
 
+@triton.jit
+def adadelta_scalars(hyper, step, first):
+    lr, rho, eps, weight_decay = hyper
+    return lr, rho, 1 - rho, eps, weight_decay
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -304,6 +320,7 @@ class Rule(NamedTuple):
 
 
 RULES = {
+    "adadelta": Rule(adadelta, adadelta_scalars),
     "adagrad": Rule(adagrad, adagrad_scalars),
     "sgd": Rule(sgd, sgd_scalars),
     "adam": Rule(adam, adam_scalars),
