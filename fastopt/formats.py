@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from .rules import KINDS
 from .rules.arithmetic import Array, round_to_bfloat16
 
 BLOCK = 64  # numbers that share a scale: those that follow one another in the flat global index
@@ -40,8 +41,8 @@ def mix64(x: int) -> int:
 def key(seed: int, step: int, parameter: int, word: int = 0) -> int:
     """What the words of a parameter's elements at one step are made of.
 
-    `step` counts from 1; `parameter` is its place over all param groups. A rule with several signed
-    states rounds the second by another word.
+    `step` counts from 1; `parameter` is its place over all param groups. A rule with several states
+    of a kind rounds the second by another word.
     """
     return mix64(mix64(mix64(seed) ^ step) ^ (parameter + (word << 32)))
 
@@ -74,23 +75,16 @@ def noise(word: Array, rounds: str, bits: int) -> Array:
     return np.asarray((turned & U32(0xFFFF)) >> U32(16 - bits))
 
 
-# Which kind of number a state is. A running maximum never decays, so that nearest rounding does it
-# no harm, and noise would only add its own maximum.
-STATE_KINDS = {
-    "exp_avg_sq": "positive",
-    "max_exp_avg_sq": "maximum",
-    "square_avg": "positive",
-    "sum": "positive",
-}
-
-
 def kind_of(state: str, states: Iterable[str] = ()) -> str:
     """How a rule's state among others is coded: "signed", "positive", "maximum"; or "exact", which
     is not: a variance that is the difference of two states would be nothing but their noise.
+
+    A running maximum never decays, so that nearest rounding does it no harm, and noise would only
+    add its own maximum.
     """
     if "grad_avg" in states and state in ("square_avg", "grad_avg"):
         return "exact"
-    return STATE_KINDS.get(state, "signed")
+    return KINDS.get(state, "signed")
 
 
 # ---- codes of a byte ----

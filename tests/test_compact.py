@@ -145,13 +145,12 @@ class Model:
             del hyper["maximize"]
         p, new = self.optimizer.reference(before, given, states, step=self.count, **hyper)
         self.numbers = {name: new[name] for name in self.numbers}
-        signed = 0
+        used = {"signed": 0, "positive": 0}  # words, by kind
         for name, kind in self.kinds.items():
             form, r = self.forms[name], None
-            if self.kept.bits < 32 and kind in ("signed", "positive"):
-                word = self.word(signed if kind == "signed" else 0)
-                signed += kind == "signed"
-                r = noise(word, kind, FORMATS[form].noise_bits)
+            if self.kept.bits < 32 and kind in used:
+                r = noise(self.word(used[kind]), kind, FORMATS[form].noise_bits)
+                used[kind] += 1
             self.store(name, form, new[name], r)
         r = None
         if self.kept.noisy or self.kept.weight == "split8":

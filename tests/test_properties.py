@@ -31,6 +31,8 @@ HYPER: dict[str, st.SearchStrategy[Any]] = {
     "lr": st.one_of(st.floats(0, 1), st.floats(0, 1e-6)),
     "betas": st.tuples(fractions, fractions),
     "alpha": fractions,
+    "rho": st.floats(0, 1),
+    "momentum_decay": fractions,
     "eps": st.one_of(st.floats(0, 1), st.just(1e-8)),
     "weight_decay": st.one_of(st.just(0.0), sizes),
     "momentum": st.one_of(st.just(0.0), fractions),

@@ -8,6 +8,8 @@ import numpy as np
 
 from .arithmetic import Arithmetic, Array
 
+KINDS = {"square_avg": "positive"}
+
 
 def rmsprop(
     p: Array,

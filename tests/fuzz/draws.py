@@ -23,6 +23,8 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "lr": st.sampled_from([0.0, 1e-3, 0.1]) | st.floats(0, 1),
     "betas": st.tuples(fractions, fractions),
     "alpha": fractions,
+    "rho": fractions,
+    "momentum_decay": fractions,
     "lr_decay": st.just(0.0) | st.floats(0, 1),
     "initial_accumulator_value": st.just(0.0) | st.floats(0.01, 1),
     "eps": st.sampled_from([1e-8, 1e-3, 1.0]),

@@ -157,6 +157,49 @@ def nadam(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def adamax(p, g, states, scalars, VARIANT: tl.constexpr):
+    weight_decay, lerp_weight, beta2, eps, step_size = scalars
+    g = decayed(g, p, weight_decay)
+    exp_avg = lerp(states[0], g, lerp_weight)
+    exp_inf = maximum(beta2 * states[1], tl.abs(g) + eps)
+    return p - divide(step_size * exp_avg, exp_inf), (exp_avg, exp_inf)
+
+
+@triton.jit
+def radam(p, g, states, scalars, VARIANT: tl.constexpr):
+    (
+        decay,
+        weight_decay,
+        lerp_weight,
+        beta2,
+        square_weight,
+        correction1,
+        lr,
+        correction2_root,
+        rectification,
+        eps,
+    ) = scalars
+    p = p * decay
+    g = decayed(g, p, weight_decay)
+    exp_avg = lerp(states[0], g, lerp_weight)
+    exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[1])
+    update = divide(exp_avg, correction1) * lr
+    rate = divide(tl.full(g.shape, 1.0, g.dtype), root(exp_avg_sq) + eps) * correction2_root
+    rectified = update * rate * rectification
+    return p - tl.where(rectification != 0, rectified, update), (exp_avg, exp_avg_sq)
+
+
+@triton.jit
+def adadelta(p, g, states, scalars, VARIANT: tl.constexpr):
+    lr, rho, square_weight, eps, weight_decay = scalars
+    g = decayed(g, p, weight_decay)
+    square_avg = tl.fma(square_weight * g, g, rho * states[0])
+    delta = divide(root(states[1] + eps), root(square_avg + eps)) * g
+    acc_delta = tl.fma(square_weight * delta, delta, rho * states[1])
+    return tl.fma(-lr, delta, p), (square_avg, acc_delta)
+
+
+@triton.jit
 def power(base, count):
     # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
     # stays under 1e-13, which float32 scalars round away but for about one in a million.
@@ -243,6 +286,32 @@ def nadam_scalars(hyper, step, first, more):
     return (mu_product,), (decay, weight_decay) + sizes  # noqa: RUF005
 
 
+@triton.jit
+def adamax_scalars(hyper, step, first):
+    lr, beta1, beta2, eps, weight_decay = hyper
+    return weight_decay, 1 - beta1, beta2, eps, lr / (1 - power(beta1, step))
+
+
+@triton.jit
+def radam_scalars(hyper, step, first):
+    lr, beta1, beta2, eps, weight_decay, decoupled = hyper
+    decay, weight_decay = decay_of(lr, weight_decay, decoupled)
+    power2 = power(beta2, step)
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * step * power2 / (1 - power2)
+    above = tl.where(rho > 5, (rho - 4) * (rho - 2) * rho_inf, 0.0)
+    below = tl.where(rho > 5, (rho_inf - 4) * (rho_inf - 2) * rho, 1.0)
+    sizes = (1 - beta1, beta2, 1 - beta2, 1 - power(beta1, step), lr)
+    rates = (tl.sqrt(1 - power2), tl.sqrt(above / below), eps)
+    return (decay, weight_decay) + sizes + rates  # noqa: RUF005
+
+
+@triton.jit
+def adadelta_scalars(hyper, step, first):
+    lr, rho, eps, weight_decay = hyper
+    return lr, rho, 1 - rho, eps, weight_decay
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -251,10 +320,13 @@ class Rule(NamedTuple):
 
 
 RULES = {
+    "adadelta": Rule(adadelta, adadelta_scalars),
     "adagrad": Rule(adagrad, adagrad_scalars),
     "sgd": Rule(sgd, sgd_scalars),
     "adam": Rule(adam, adam_scalars),
+    "adamax": Rule(adamax, adamax_scalars),
     "lion": Rule(lion, lion_scalars),
     "nadam": Rule(nadam, nadam_scalars),
+    "radam": Rule(radam, radam_scalars),
     "rmsprop": Rule(rmsprop, rmsprop_scalars),
 }
