@@ -6,8 +6,9 @@ from .adam import Adam, AdamW
 from .lion import Lion
 from .nadam import NAdam
 from .rmsprop import RMSprop
+from .rprop import Rprop
 from .sgd import SGD
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RMSprop"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RMSprop", "Rprop"]
 
 CLASSES: list[type[FusedStep]] = [globals()[name] for name in __all__]

@@ -157,6 +157,17 @@ def nadam(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def rprop(p, g, states, scalars, VARIANT: tl.constexpr):
+    etaminus, etaplus, smallest, largest = scalars
+    turn = g * states[0]
+    size = states[1] * tl.where(turn > 0, etaplus, tl.where(turn < 0, etaminus, 1.0))
+    size = tl.where(size < smallest, smallest, size)  # as torch.clamp: NaN stays NaN
+    size = tl.where(size > largest, largest, size)
+    g = tl.where(turn < 0, 0.0, g)
+    return p - tl.where(g > 0, size, tl.where(g < 0, -size, 0.0)), (g, size)
+
+
+@triton.jit
 def power(base, count):
     # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
     # stays under 1e-13, which float32 scalars round away but for about one in a million.
@@ -243,6 +254,12 @@ def nadam_scalars(hyper, step, first, more):
     return (mu_product,), (decay, weight_decay) + sizes  # noqa: RUF005
 
 
+@triton.jit
+def rprop_scalars(hyper, step, first):
+    _lr, etaminus, etaplus, smallest, largest = hyper
+    return etaminus, etaplus, smallest, largest
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -257,4 +274,5 @@ RULES = {
     "lion": Rule(lion, lion_scalars),
     "nadam": Rule(nadam, nadam_scalars),
     "rmsprop": Rule(rmsprop, rmsprop_scalars),
+    "rprop": Rule(rprop, rprop_scalars),
 }
