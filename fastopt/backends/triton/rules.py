@@ -168,6 +168,14 @@ def rprop(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def asgd(p, g, states, scalars, VARIANT: tl.constexpr):
+    decay, eta, mu, weight_decay = scalars
+    g = decayed(g, p, weight_decay)
+    p = tl.fma(-eta, g, p * decay)
+    return p, (tl.where(mu == 1, p, states[0] + (p - states[0]) * mu),)
+
+
+@triton.jit
 def power(base, count):
     # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
     # stays under 1e-13, which float32 scalars round away but for about one in a million.
@@ -260,6 +268,17 @@ def rprop_scalars(hyper, step, first):
     return etaminus, etaplus, smallest, largest
 
 
+@triton.jit
+def asgd_scalars(hyper, step, first, more):
+    lr, lambd, alpha, t0, weight_decay = hyper
+    eta, eta_wide = more[0]
+    mu, mu_wide = more[1]
+    # Those of the next step; a power by its logarithm, as in NAdam.
+    next_eta = rounded(lr / tl.exp(alpha * tl.log(1 + lambd * lr * step)), eta_wide)
+    next_mu = rounded(1 / tl.maximum(step - t0, 1.0), mu_wide)
+    return (next_eta, next_mu), (1 - lambd * eta, eta, mu, weight_decay)
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -269,6 +288,7 @@ class Rule(NamedTuple):
 
 RULES = {
     "adagrad": Rule(adagrad, adagrad_scalars),
+    "asgd": Rule(asgd, asgd_scalars),
     "sgd": Rule(sgd, sgd_scalars),
     "adam": Rule(adam, adam_scalars),
     "lion": Rule(lion, lion_scalars),
