@@ -23,12 +23,22 @@ void update(const std::string& rule, const pybind11::list& params, const pybind1
             int threads);
 
 // The states that a group's hyperparameters ask for, each with the number that all of it is before
-// its first step; without one where the first step writes it without reading it.
+// its first step; without one where the first step writes it without reading it. Only where it
+// `waits` is that number right where it is a tensor's on a device.
 std::vector<std::pair<std::string, std::optional<double>>> states(const std::string& rule,
-                                                                  const pybind11::dict& group);
+                                                                  const pybind11::dict& group,
+                                                                  bool waits);
 
-// Of these states, what numbers each holds: "signed", "positive", "maximum" or "exact".
-std::map<std::string, std::string> kinds(const std::string& rule, const pybind11::dict& group);
+// What a parameter of the group carries, each with what it is before its first step, likewise; no
+// group has a number that begins as a hyperparameter be NaN.
+std::vector<std::pair<std::string, double>> carried(const std::string& rule,
+                                                    const std::optional<pybind11::dict>& group,
+                                                    bool waits);
+
+// The states of every layout, each with what numbers it holds: "signed", "positive", "maximum" or
+// "exact"; those of a group's.
+std::vector<pybind11::dict> variants(const std::string& rule);
+pybind11::dict kinds(const std::string& rule, const pybind11::dict& group);
 
 // A group's numbers in the rule's order and, of those that are tensors on a device, their addresses
 // (see Hyper::at), without reading these.

@@ -39,30 +39,8 @@ void register_rules(py::module_& m) {
         return numbers;
       },
       "rule"_a);
-  m.def(
-      "carried",
-      [](const std::string& rule, const std::optional<py::dict>& group) {
-        Group asks;
-        if (group) read_formats(group->ptr(), &asks);
-        std::vector<std::pair<std::string, double>> list;
-        for (const Rule::Carry* c = carries_of(find_rule(rule), asks.compact); c->name; ++c) {
-          list.emplace_back(c->name, c->start);
-        }
-        return list;
-      },
-      "rule"_a, "group"_a = py::none());
-  m.def(
-      "variants",
-      [](const std::string& rule) {
-        const Rule& r = kernels().rules[find_rule(rule)];
-        std::vector<std::vector<std::string>> states;
-        for (int v = 0; v < r.variants; ++v) {
-          states.emplace_back();
-          for (const Rule::State* s = r.states[v]; s->name; ++s) states.back().push_back(s->name);
-        }
-        return states;
-      },
-      "rule"_a);
+  m.def("carried", carried, "rule"_a, "group"_a = py::none(), "waits"_a = false);
+  m.def("variants", variants, "rule"_a);
   m.def(
       "scalar_names",
       [](const std::string& rule) { return names(kernels().rules[find_rule(rule)].scalar_names); },
@@ -70,7 +48,7 @@ void register_rules(py::module_& m) {
   m.def(
       "takes_sparse",
       [](const std::string& rule) { return kernels().rules[find_rule(rule)].sparse; }, "rule"_a);
-  m.def("states", states, "rule"_a, "group"_a);
+  m.def("states", states, "rule"_a, "group"_a, "waits"_a = false);
   m.def("kinds", kinds, "rule"_a, "group"_a);
   m.def("hyperparameters", hyperparameters, "rule"_a, "group"_a);
   m.def("scalars", scalars, "rule"_a, "group"_a, "carried"_a, "first"_a = false);

@@ -64,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
 
     def defaults(argument: str) -> str:
         of = ", ".join(
-            f"{name} {choice.arguments[argument]}" for name, choice in OPTIMIZERS.items()
+            f"{name} {choice.arguments[argument]}"
+            for name, choice in OPTIMIZERS.items()
+            if argument in choice.arguments
         )
         return f"(default: {of})"
 
@@ -75,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="L2",
         type=float,
         default=absent,
-        help="L2 penalty, torch's weight_decay; adamw takes it as its decoupled weight decay "
+        help="L2 penalty, torch's weight_decay; to adamw and lion a decoupled weight decay "
         + defaults("weight_decay"),
     )
     add(

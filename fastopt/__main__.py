@@ -27,11 +27,14 @@ def main() -> None:
     for cls in optim.CLASSES:
         weighed = {bits: memory([matrix], cls, state_bits=bits) for bits in (32, 16, 8)}
         states = [kind for kind in weighed[32].bytes if kind not in BESIDE]
+        more = {state for variant in _core.variants(cls._rule) for state in variant} - {*states}
         sizes = (
             f"{bits} bits {sum(m.bytes[state] for state in states) / m.elements:.2f}"
             for bits, m in weighed.items()
         )
-        print(f"{cls.__name__}: {', '.join([*states, *sizes] if states else ['no states'])}")
+        options = f" (options add {', '.join(sorted(more))})" * bool(more)
+        line = ", ".join([*states, *sizes] if states else ["no states"])
+        print(f"{cls.__name__}: {line}{options}")
 
 
 if __name__ == "__main__":

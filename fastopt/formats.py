@@ -13,13 +13,12 @@ every machine, for any number of threads and in any sharding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .rules import KINDS
 from .rules.arithmetic import Array, round_to_bfloat16
 
 BLOCK = 64  # numbers that share a scale: those that follow one another in the flat global index
@@ -73,18 +72,6 @@ def noise(word: Array, rounds: str, bits: int) -> Array:
         return np.asarray(word & U32((1 << bits) - 1))
     turned = word << U32(8) | word >> U32(24)  # a weight's
     return np.asarray((turned & U32(0xFFFF)) >> U32(16 - bits))
-
-
-def kind_of(state: str, states: Iterable[str] = ()) -> str:
-    """How a rule's state among others is coded: "signed", "positive", "maximum"; or "exact", which
-    is not: a variance that is the difference of two states would be nothing but their noise.
-
-    A running maximum never decays, so that nearest rounding does it no harm, and noise would only
-    add its own maximum.
-    """
-    if "grad_avg" in states and state in ("square_avg", "grad_avg"):
-        return "exact"
-    return KINDS.get(state, "signed")
 
 
 # ---- codes of a byte ----

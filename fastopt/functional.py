@@ -51,11 +51,11 @@ class Form:
         self._defaults = {n: a.default for n, a in arguments.items() if a.default is not a.empty}
         self._refused = [name for name in REFUSED if name in arguments]
         # What torch's form has no argument for is what the class has it be; and where a param group
-        # has betas, torch's forms have beta1 and beta2.
+        # has betas, torch's forms have beta1 and beta2, for etas etaminus and etaplus.
         group, numbers = cls([torch.empty(0)]).param_groups[0], _core.hyper(self._rule)
         self._hyper = {k: group[k] for k in numbers if k in group and k not in arguments}
         self._several = {
-            key: [f"{key.removesuffix('s')}{i + 1}" for i in range(count)]
+            key: [n for n in own if n != key and n.startswith(key.removesuffix("s"))]
             for key, count in numbers.items()
             if count > 1
         }

@@ -108,14 +108,16 @@ def create_states(optimizer: Stepping, ours: list[bool]) -> NewStates:
         if unfit := precision.unfit(group, param):
             raise refusal(optimizer, index, f"it {unfit}")
         wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-        for name, number in _core.carried(rule, group):
+        for name, _ in _core.carried(rule, group):
             if name not in state:
+                number = dict(_core.carried(rule, group, waits=True))[name]
                 dtype = torch.float64 if wide else torch.float32
                 created[name] = torch.full((), number, dtype=dtype)
         kinds = _core.kinds(rule, group)
-        for name, start in _core.states(rule, group):
+        for name, _ in _core.states(rule, group):
             found = state.get(name, state.get(name + precision.CODES))
             if found is None:
+                start = dict(_core.states(rule, group, waits=True))[name]
                 fresh[index] |= start is None
                 created |= precision.new_state(group, param, kinds[name], name, start)
             elif isinstance(found, Tensor) and found.layout != torch.strided:

@@ -25,7 +25,6 @@ import pandas as pd
 
 from fastopt import _core
 from fastopt.backends.triton import missing
-from fastopt.formats import kind_of
 
 HELP = "compile every Triton kernel for every GPU target and check its code; needs no GPU"
 
@@ -125,8 +124,7 @@ class Case:
             weight and (weight, "weight" if weight in NOISY else "nearest", 0),
             None,
         ]
-        names = _core.variants(self.rule)[self.variant]
-        for kind in (kind_of(name, names) for name in names):
+        for kind in _core.variants(self.rule)[self.variant].values():
             rounds = "nearest" if kind == "maximum" else kind
             byte = "signed8" if kind == "signed" else "positive8"
             found.append((byte if bits == 8 else "bfloat16", rounds, 0))

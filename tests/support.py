@@ -77,8 +77,8 @@ class Optimizer:
     def starts(self, **hyper: Any) -> dict[str, float | None]:
         """What states and numbers are before their first step; None: nothing."""
         made = self.ours([torch.ones(1)], **hyper)
-        rule: str = made._rule
-        return dict(_core.carried(rule)) | dict(_core.states(rule, made.param_groups[0]))
+        rule, group = made._rule, made.param_groups[0]  # type: ignore[attr-defined]
+        return dict(_core.carried(rule, group)) | dict(_core.states(rule, group))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from support import (
 )
 from torch import Tensor
 
-from fastopt.formats import FORMATS, key, kind_of, noise, words
+from fastopt import _core
+from fastopt.formats import FORMATS, key, noise, words
 from fastopt.precision import CODES
 from fastopt.rules import passes
 
@@ -92,8 +93,8 @@ class Model:
     def __init__(self, optimizer: Optimizer, kept: Kept, p: Tensor, hyper: dict[str, Any]) -> None:
         self.optimizer, self.kept, self.hyper = optimizer, kept, hyper
         starts = optimizer.starts(**hyper)
-        names = [name for name in starts if name not in NUMBERS]
-        self.kinds = {name: kind_of(name, names) for name in names}
+        made = optimizer.ours([torch.ones(1)], **hyper)
+        self.kinds = _core.kinds(made._rule, made.param_groups[0])  # type: ignore[attr-defined]
         self.forms = {n: state_format(kind, kept.bits) for n, kind in self.kinds.items()}
         # Beside the step count.
         self.numbers = {n: np.float32(s) for n, s in starts.items() if n in NUMBERS - {"step"}}

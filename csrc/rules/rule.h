@@ -57,8 +57,11 @@ struct Rule {
   };
   struct Carry {  // a number of the parameter's, in its state
     const char* name;
-    double start;  // what it is before the first step
-    constexpr Carry(const char* key = nullptr, double begins = 0) : name(key), start(begins) {}
+    double start;      // what it is before the first step
+    const char* from;  // or the hyperparameter that it then is
+    constexpr Carry(const char* key = nullptr, double begins = 0)
+        : name(key), start(begins), from(nullptr) {}
+    constexpr Carry(const char* key, const char* begins) : name(key), start(0), from(begins) {}
   };
   const char* name;
   Key hyper[kMaxHyper + 1];

@@ -19,13 +19,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-KINDS: dict[str, str] = {}  # of states that are not signed: see fastopt.formats.kind_of
-
 for _name in sorted(file.stem for file in Path(__file__).parent.glob("[a-z]*.py")):
     _found = vars(import_module(f".{_name}", __name__))
     if _name in _found:  # a module that holds a rule is named as it is
         globals()[_name] = _found[_name]
-        KINDS.update(_found.get("KINDS", {}))
 
 
 def __getattr__(name: str) -> Any:

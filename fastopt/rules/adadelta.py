@@ -6,8 +6,6 @@ import numpy as np
 
 from .arithmetic import Arithmetic, Array
 
-KINDS = {"acc_delta": "positive"}  # and RMSprop's square_avg
-
 
 def adadelta(
     p: Array,

@@ -6,8 +6,6 @@ import numpy as np
 
 from .arithmetic import Arithmetic, Array
 
-KINDS = {"sum": "positive"}
-
 
 def adagrad(
     p: Array,

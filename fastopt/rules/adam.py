@@ -8,8 +8,6 @@ import numpy as np
 
 from .arithmetic import Arithmetic, Array
 
-KINDS = {"exp_avg_sq": "positive", "max_exp_avg_sq": "maximum"}
-
 
 def adam(
     p: Array,

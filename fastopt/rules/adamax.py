@@ -6,8 +6,6 @@ import numpy as np
 
 from .arithmetic import Arithmetic, Array
 
-KINDS = {"exp_inf": "positive"}  # a maximum that decays: to nearest it never would
-
 
 def adamax(
     p: Array,

@@ -8,8 +8,6 @@ import numpy as np
 
 from .arithmetic import Arithmetic, Array
 
-KINDS = {"square_avg": "positive"}
-
 
 def rmsprop(
     p: Array,

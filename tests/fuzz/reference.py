@@ -107,7 +107,7 @@ class Reference:
             maximize=group["maximize"],
             l1=setting(group, "l1"),
         )
-        for name, start in _core.carried(self.name):
+        for name, start in _core.carried(self.name, group):
             state.setdefault(name, torch.tensor(start))
         if "step" in state:
             state["step"].add_(1)

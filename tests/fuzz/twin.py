@@ -68,7 +68,7 @@ class Twin:
                 if state.get(name) is None and start is not None:
                     state[name] = torch.zeros_like(copy(p), requires_grad=False)
                     real(state[name]).fill_(rounded(start, p.dtype))
-            for name, begins in _core.carried(rule):
+            for name, begins in _core.carried(rule, group):
                 state.setdefault(name, torch.tensor(begins))
 
     def group(self, group: dict[str, Any], loop: bool) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class Twin:
 
     def differs(self, group: dict[str, Any]) -> bool:
         own = any(group[name] != argument.default for name, argument in PASSES.items())
-        return own or bool(group["weight_decay"] and self.decouples(group))
+        return own or bool(group.get("weight_decay") and self.decouples(group))
 
     def decouples(self, group: dict[str, Any]) -> bool:
         known = "decoupled_weight_decay" in self.torch.defaults

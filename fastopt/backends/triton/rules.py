@@ -199,6 +199,24 @@ def adadelta(p, g, states, scalars, VARIANT: tl.constexpr):
     return tl.fma(-lr, delta, p), (square_avg, acc_delta)
 
 
+def rprop(p, g, states, scalars, VARIANT: tl.constexpr):
+    etaminus, etaplus, smallest, largest = scalars
+    turn = g * states[0]
+    size = states[1] * tl.where(turn > 0, etaplus, tl.where(turn < 0, etaminus, 1.0))
+    size = tl.where(size < smallest, smallest, size)  # as torch.clamp: NaN stays NaN
+    size = tl.where(size > largest, largest, size)
+    g = tl.where(turn < 0, 0.0, g)
+    return p - tl.where(g > 0, size, tl.where(g < 0, -size, 0.0)), (g, size)
+
+
+@triton.jit
+def asgd(p, g, states, scalars, VARIANT: tl.constexpr):
+    decay, eta, mu, weight_decay = scalars
+    g = decayed(g, p, weight_decay)
+    p = tl.fma(-eta, g, p * decay)
+    return p, (tl.where(mu == 1, p, states[0] + (p - states[0]) * mu),)
+
+
 @triton.jit
 def power(base, count):
     # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
@@ -312,6 +330,22 @@ def adadelta_scalars(hyper, step, first):
     return lr, rho, 1 - rho, eps, weight_decay
 
 
+def rprop_scalars(hyper, step, first):
+    _lr, etaminus, etaplus, smallest, largest = hyper
+    return etaminus, etaplus, smallest, largest
+
+
+@triton.jit
+def asgd_scalars(hyper, step, first, more):
+    lr, lambd, alpha, t0, weight_decay = hyper
+    eta, eta_wide = more[0]
+    mu, mu_wide = more[1]
+    # Those of the next step; a power by its logarithm, as in NAdam.
+    next_eta = rounded(lr / tl.exp(alpha * tl.log(1 + lambd * lr * step)), eta_wide)
+    next_mu = rounded(1 / tl.maximum(step - t0, 1.0), mu_wide)
+    return (next_eta, next_mu), (1 - lambd * eta, eta, mu, weight_decay)
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -322,6 +356,7 @@ class Rule(NamedTuple):
 RULES = {
     "adadelta": Rule(adadelta, adadelta_scalars),
     "adagrad": Rule(adagrad, adagrad_scalars),
+    "asgd": Rule(asgd, asgd_scalars),
     "sgd": Rule(sgd, sgd_scalars),
     "adam": Rule(adam, adam_scalars),
     "adamax": Rule(adamax, adamax_scalars),
@@ -329,4 +364,5 @@ RULES = {
     "nadam": Rule(nadam, nadam_scalars),
     "radam": Rule(radam, radam_scalars),
     "rmsprop": Rule(rmsprop, rmsprop_scalars),
+    "rprop": Rule(rprop, rprop_scalars),
 }
