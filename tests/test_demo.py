@@ -274,6 +274,7 @@ def test_lr_find_suggests_a_rate_that_learns() -> None:
     ("options", "message"),
     [
         (["--optimizers", "lbfgs"], list(OPTIMIZERS)),
+        (["--optimizers", "rprop", "--l2", "1e-4"], ["rprop has no weight_decay"]),
         (["--nets", "resnet"], list(NETS)),
         (["--augment", "flip", "--no-augment"], ["not allowed with"]),
         (["--batch-size", "0"], ["--batch-size"]),

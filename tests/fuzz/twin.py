@@ -85,7 +85,7 @@ class Twin:
         return not any(map(self.differs, self.own))
 
     def differs(self, group: dict[str, Any]) -> bool:
-        own = any(group[name] != argument.default for name, argument in PASSES.items())
+        own = any(setting(group, name) != argument.default for name, argument in PASSES.items())
         return own or bool(group.get("weight_decay") and self.decouples(group))
 
     def decouples(self, group: dict[str, Any]) -> bool:
