@@ -32,14 +32,15 @@ OPTIMIZER = Optimizer(
         },
     },
     extensions={},
-    # No betas make it rectify before the sixth step; (0.9, 0.6) never, for they make M exactly 4.
+    # It rectifies from the sixth step on at the earliest: L is at most t. Betas of (0.9, 0.6) make
+    # M exactly 4, so that it never does.
     changes=[
         {},
         {"lr": 3e-3},
         {"betas": (0.9, 0.6)},
-        {"weight_decay": 0.2},
         {"lr": 0.0},
         {"lr": 0.01, "betas": (0.85, 0.98)},
+        {"weight_decay": 0.2},
         {},
         {"betas": (0.9, 0.6)},
     ],
