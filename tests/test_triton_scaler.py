@@ -106,7 +106,8 @@ def test_scalars_on_the_device(rule: str) -> None:
     row = next(o for o in discover() if o.ours._rule == rule)  # type: ignore[attr-defined]
     group = row.ours([torch.ones(1)], **row.strongest).param_groups[0]
     own = {"weight_decay": 0.1, "decoupled_weight_decay": True, "eps_in_sqrt": True}
-    group |= {key: value for key, value in own.items() if key in group} | {"maximize": True}
+    known = _core.hyper(rule)
+    group |= {key: value for key, value in own.items() if key in known} | {"maximize": True}
     steps = [torch.tensor(0.0), torch.tensor(6.0), torch.tensor(99999.0, dtype=torch.float64)]
     steps.append(torch.tensor(3.0))
     count = len(_core.carried(rule))
@@ -155,7 +156,7 @@ def test_scalars_on_the_device(rule: str) -> None:
 
 
 def flat(rule: str, group: dict[str, Any]) -> list[float]:
-    found = [group[key] for key in _core.hyper(rule)]
+    found = [group.get(key, 0.0) for key in _core.hyper(rule)]  # 0 where one of ours is not set
     return [float(x) for v in found for x in (v if isinstance(v, tuple) else (v,))]
 
 
