@@ -85,13 +85,8 @@ class Twin:
         return not any(map(self.differs, self.own))
 
     def differs(self, group: dict[str, Any]) -> bool:
-<<<<<<< HEAD
-        own = any(group[name] != argument.default for name, argument in PASSES.items())
-        return own or bool(group["weight_decay"] and self.decouples(group))
-=======
         own = any(setting(group, name) != argument.default for name, argument in PASSES.items())
         return own or bool(group.get("weight_decay") and self.decouples(group))
->>>>>>> eb610ed (Fuzz: arguments of ours stand in a group only where they were set)
 
     def decouples(self, group: dict[str, Any]) -> bool:
         known = "decoupled_weight_decay" in self.torch.defaults
