@@ -66,6 +66,19 @@ int Batch::advance(int group, const Carried* carried, bool first) {
   return int(advanced_.size()) - 1;
 }
 
+// With the numbers that somebody else's update has left.
+void Batch::reread(Entry& entry) {
+  Carried carried[kMaxCarried];
+  for (int k = 0; k < groups_[size_t(entry.group)].numbers; ++k) {
+    carried[k] = load(entry.numbers[k], advanced_[size_t(entry.advanced)].carried[k].wide);
+  }
+  entry.advanced = advance(entry.group, carried, entry.first);
+}
+
+void Batch::reread() {
+  for (Entry& entry : entries_) reread(entry);
+}
+
 void Batch::write_numbers(const Entry& entry) const {
   const auto& carried = advanced_[size_t(entry.advanced)].carried;
   const int count = groups_[size_t(entry.group)].numbers;
@@ -134,11 +147,7 @@ void Batch::run(int threads, bool share_memory) {
   for (Shared& group : groups_) clears.push_back(std::exchange(group.passes.clear_grads, false));
   for (size_t i = 0; i < entries_.size(); ++i) {
     Entry& entry = entries_[i];
-    Carried carried[kMaxCarried];
-    for (int k = 0; k < groups_[size_t(entry.group)].numbers; ++k) {
-      carried[k] = load(entry.numbers[k], advanced_[size_t(entry.advanced)].carried[k].wide);
-    }
-    entry.advanced = advance(entry.group, carried, entry.first);
+    reread(entry);
     write_numbers(entry);
     update(ends_[i] - entry.run.count, ends_[i], threads);
   }

@@ -43,6 +43,9 @@ class Batch {
   // The L2 norm of all gradients together, unscaled; sets what they are clipped by.
   double clip(double square_sum);
 
+  // What parameters carry may have been advanced since they were added.
+  void reread();
+
   // Count the steps and update every parameter: all at once, or, where they share memory, one after
   // the other. Writes memory; touches no Python object.
   void run(int threads, bool share_memory);
@@ -96,6 +99,7 @@ class Batch {
   void update_compact(const Entry& entry, int64_t begin, int64_t end, double* sums) const;
   int64_t add_layout(const View* views, int count);
   int advance(int group, const Carried* carried, bool first);
+  void reread(Entry& entry);
   void write_numbers(const Entry& entry) const;
   bool measure_share(int64_t from, int64_t to);
   void update(int64_t from, int64_t to, int threads);

@@ -98,7 +98,9 @@ void Members::read(Member& member) {
   const bool writes_grad = writes(group, 1);
   View* const views = member.views;
   int k = 0;
-  const auto refuse = [&](const std::string& why) { throw Refused(subject(group, k, member.seconds) + " " + why); };
+  const auto refuse = [&](const std::string& why) {
+    throw Refused(subject(group, k, member.seconds) + " " + why);
+  };
   const auto look = [&](PyObject* tensor, View* view) {
     try {
       read_anywhere(tensor, view, k >= 2 && k < streams && member.has_second(k));

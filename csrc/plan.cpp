@@ -151,7 +151,10 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
     grad_norm_ = batch_.clip(sum);
     if (!squares.finite && batch_.skips_nonfinite()) return py::str("skipped");
   }
-  if (!rest.is_none()) rest();
+  if (!rest.is_none()) {
+    rest();
+    batch_.reread();  // a step count may be shared with a parameter of torch's share
+  }
   increment_versions(roster_.written());
   if (!launch.is_none()) launch();
   for (Rows* rows : rows_) rows->launched();

@@ -23,9 +23,9 @@ class Roster {
   // Who updates a parameter.
   enum Way : char { kTorch, kHere, kLaunched };
 
-  // Of each parameter over all groups: `backends`, "torch" or "none", "cpu" or "triton"; one byte in `first`,
-  // 1 where its states exist but have never been written, and in `begins`, likewise its average;
-  // `shards`, if any parameter is one.
+  // Of each parameter over all groups: `backends`, "torch" or "none", "cpu" or "triton"; one byte
+  // in `first`, 1 where its states exist but have never been written, and in `begins`, likewise its
+  // average; `shards`, if any parameter is one.
   Roster(int rule, const pybind11::list& groups, const pybind11::dict& state,
          const std::vector<std::string>& backends, const std::string& first,
          const std::string& begins, const std::vector<Shard>& shards);

@@ -37,6 +37,9 @@ def torchs(rule: str, state: dict[str, Any]) -> dict[str, Any]:
     state.pop(PACKED, None)
     # What torch.distributed.checkpoint leaves of a state that a flat checkpoint lacks.
     state = {name: value for name, value in state.items() if value != {}}
+    # Codes as they were called before they had a name of their own.
+    for name in [name for name in state if name + SCALE in state]:
+        state[name + CODES] = state.pop(name)
     for name, value in state.items():
         if isinstance(value, Tensor) and "dequantize" in vars(type(value)):
             state[name] = value.dequantize()

@@ -154,7 +154,7 @@ def converted(
         if value.shape != param.shape:
             continue  # the step says so
         if codes is None:
-            if dtype == torch.uint8:
+            if dtype == torch.uint8 and value.dtype != torch.uint8:
                 changed |= encoded(value, param, kind, name) | {name: None}
             elif dtype not in (None, torch.uint8, value.dtype):
                 changed[name] = value.to(dtype)

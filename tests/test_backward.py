@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -163,6 +164,72 @@ def test_what_is_refused() -> None:
         made.step_in_backward(),
     ):
         pass
+
+
+def test_a_norm_is_good_for_its_gradients_alone() -> None:
+    """Neither after a pass that failed nor after a step() that had no need of it."""
+    net = Net()
+    made = fastopt.AdamW(net.parameters(), max_grad_norm=1.0)
+
+    def fails() -> None:
+        raise ValueError("in the middle")
+
+    for spoil in (fails, made.step):
+        loss = loss_of(net, 0)
+        with made.norm_in_backward():
+            loss.backward(retain_graph=True)
+        with suppress(ValueError):
+            if spoil is fails:
+                with made.step_in_backward():
+                    spoil()
+            else:
+                spoil()
+        with pytest.raises(RuntimeError, match="need all gradients"), made.step_in_backward():
+            loss.backward()
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate")
+def test_a_parameter_that_is_listed_twice(optimizer: Optimizer) -> None:
+    nets = [Net(), Net()]
+    inside, after = (
+        optimizer.ours([net.layers[0].weight] * 2 + [net.layers[1].weight], **optimizer.strongest)
+        for net in nets
+    )
+    for k in range(2):
+        with inside.step_in_backward():
+            loss_of(nets[0], k).backward()
+        loss_of(nets[1], k).backward()
+        after.step()
+        after.zero_grad()
+        for net in nets:
+            net.zero_grad()
+        check(inside, after)
+
+
+def test_corrections_outlive_a_pass_that_fails() -> None:
+    """Shares updated before it have corrections that hold, which the next step must not drop."""
+    nets = [Net().bfloat16(), Net().bfloat16()]
+    inside, after = (
+        fastopt.AdamW(net.parameters(), lr=1e-5, master_weight_bits=32) for net in nets
+    )
+
+    def backward(k: int, net: torch.nn.Module) -> None:
+        x = torch.randn(8, 64, generator=torch.Generator().manual_seed(k)).bfloat16()
+        net(x).square().sum().backward()
+
+    for k in range(3):
+        with suppress(ValueError), inside.step_in_backward():
+            backward(k, nets[0])
+            raise ValueError("after backward()")
+        backward(k, nets[1])
+        for p, q in zip(params_of(inside), params_of(after), strict=True):
+            if p.grad is not None:
+                q.grad = None
+            p.grad = None
+        assert any(q.grad is not None for q in params_of(after))  # shares that were complete
+        after.step()
+        after.zero_grad()
+        check(inside, after)
 
 
 # ---- over processes ----

@@ -146,6 +146,21 @@ def blockwise(x: Tensor, size: int, codes: Tensor) -> tuple[Tensor, Tensor]:
     return near.to(torch.uint8).flatten()[: len(flat)].view(x.shape), absmax
 
 
+def test_codes_by_their_old_names() -> None:
+    """As they were before they had names of their own."""
+    p = torch.nn.Parameter(values((64, 96), F32, seed=0))
+    made = fastopt.AdamW([p], state_bits=8)
+    p.grad = values((64, 96), F32, seed=1)
+    made.step()
+    saved = made.state_dict()
+    state = saved["state"][0]
+    old = {name.removesuffix("_codes"): t for name, t in state.items()}
+    again = fastopt.AdamW([p], state_bits=8)
+    again.load_state_dict({**saved, "state": {0: old}})
+    assert again.state[p].keys() == state.keys()
+    assert all(torch.equal(again.state[p][name], t) for name, t in state.items())
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("bits", [None, 8])
 def test_bitsandbytes_form(packed: bool, bits: int | None) -> None:

@@ -22,6 +22,7 @@ from support import (
     assert_same_bits,
     assert_same_state,
     parameter,
+    params_of,
     values,
 )
 from torch import Tensor
@@ -158,6 +159,37 @@ def test_twice_from_the_start(optimizer: Optimizer) -> None:
         ours.step()
         theirs.step()
     assert_close_state(ours, theirs)  # steps too
+
+
+@pytest.mark.engine_only("launches advance numbers on the host before torch's share")
+def test_torchs_share_comes_first(optimizer: Optimizer) -> None:
+    """Whatever the order of the groups: what it has left is what the engine reads, step counts
+    too.
+    """
+    hyper = {**optimizer.strongest, "lr": 1e-3}
+
+    def make() -> tuple[Any, Tensor, Tensor]:
+        p, q = (parameter((SIZE,), torch.float32, seed=k) for k in range(2))
+        groups = [{"params": [p]}, {"params": [q], "differentiable": True}]
+        made = optimizer.ours(groups, **hyper)
+        p.grad, q.grad = (values((SIZE,), torch.float32, seed=k + 5) for k in range(2))
+        made.step()
+        p.grad = q.detach()
+        if "step" in made.state[p]:
+            made.state[q]["step"] = made.state[p]["step"]
+        return made, p, q
+
+    (ours, *_), (turns, p, q) = make(), make()
+    ours.step()
+    for first, other in ((q, p), (p, q)):
+        other_grad, other.grad = other.grad, None
+        turns.step()
+        other.grad, first.grad = other_grad, None
+    for a, b in zip(params_of(ours), params_of(turns), strict=True):
+        assert_same_bits(a.detach(), b.detach())
+        assert ours.state[a].keys() == turns.state[b].keys()
+        for name, t in ours.state[a].items():
+            assert_same_bits(t, turns.state[b][name], name)
 
 
 def test_memory_that_comes_to_be_shared_and_apart_again(optimizer: Optimizer) -> None:

@@ -43,7 +43,12 @@ inline int variant(const Hyper& h) { return h.amsgrad != 0; }
 
 constexpr Rule kRule = {
     "adam",
-    {"lr", {"betas", 2}, "eps", "weight_decay", "amsgrad", "decoupled_weight_decay",
+    {"lr",
+     {"betas", 2},
+     "eps",
+     "weight_decay",
+     "amsgrad",
+     "decoupled_weight_decay",
      Rule::optional("eps_in_sqrt")},
     {"step"},
     false,

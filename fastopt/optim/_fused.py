@@ -127,6 +127,8 @@ class FusedStep(Backward):
         if found_inf is not None or grad_scale is not None:
             scaler = Scaler(found_inf, grad_scale)
         dropped = record.drop_stale_corrections(self.state) if record.corrected else []
+        if record.shares is not None:  # what was measured for them was of other gradients
+            record.shares.measured.found = None
         blank: list[Blank] = []
         if record.blank:
             having = [p for _, p in parameters(self) if p.grad is not None]
@@ -374,7 +376,7 @@ class FusedStep(Backward):
         super().__setstate__(state)
         # A checkpoint of torch's knows nothing of our arguments, others' lack some of torch's: they
         # stay what they are.
-        arguments.adopt(self, {*self.defaults, *self._arguments}, groups)
+        arguments.adopt(self, dict.fromkeys([*self.defaults, *self._arguments]), groups)
         record = self._record
         # Loaded state replaces tensors; the plan must not keep the old ones until the next step.
         record.plan = record.last = None

@@ -45,6 +45,9 @@ class Shares:
 
     def __post_init__(self) -> None:
         self.measured = Measured(self.params)
+        self.places: dict[Tensor, list[int]] = {}  # several of one that is listed twice
+        for place, param in enumerate(self.params):
+            self.places.setdefault(param, []).append(place)
 
     def add(self, members: list[int]) -> Share:
         share = Share(frozenset(members))

@@ -114,7 +114,8 @@ class Programs(Hazards):
     def change(self, i: int, change: tuple[str, Any], as_tensor: bool) -> None:
         name, value = change
         group = self.group(i)
-        if name in group and not (name == "decoupled_weight_decay" and self.kind == "AdamW"):
+        known = group.keys() | self.optimizer._arguments.keys()
+        if name in known and not (name == "decoupled_weight_decay" and self.kind == "AdamW"):
             group[name] = torch.tensor(value) if as_tensor and name == "lr" else value
 
     @rule(i=which, on=st.booleans())

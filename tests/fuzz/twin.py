@@ -34,7 +34,8 @@ def rounded(x: float, dtype: torch.dtype) -> float:
 class Twin:
     """torch's optimizer over copies of ours' tensors; in its for-loop, or as its options say.
 
-    `fill`: parameters whose missing states begin as zeros, as the engine has it; torch raises.
+    `fill`: parameters that do not take torch's own step. Their missing states begin as zeros, as
+    the engine has it, where torch raises; and they step after the others, as is documented.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Twin:
         self.copy, self.apart, self.skipped = copy, apart(optimizer), False
         self.torch = type(optimizer).__bases__[1]([torch.zeros(1)], lr=0.1)
         self.torch.state.clear()
+        self.later = {id(copy(p)) for p in fill}
         self.own = [dict(group) for group in optimizer.param_groups]
         self.torch.param_groups = [self.group(group, loop) for group in optimizer.param_groups]
         self.pairs = [(g, p) for g in self.own for p in g["params"] if p.grad is not None]
@@ -105,15 +107,26 @@ class Twin:
     @torch.no_grad()
     def step(self) -> None:
         if self.bare:
-            return self.torch.step()
+            return self.update()
         self.skipped = self.before()
         if not self.skipped:
-            self.torch.step()
+            self.update()
             for group, p in self.pairs:
                 if setting(group, "ema_decay") is not None:
                     state, twin = self.torch.state[self.copy(p)], self.copy(p)
                     old = state.setdefault("ema", twin.detach().clone())
                     real(old).lerp_(real(twin.detach()), 1 - setting(group, "ema_decay"))
+
+    def update(self) -> None:
+        """Torch's share, then the others."""
+        groups = self.torch.param_groups
+        for later in (False, True):
+            self.torch.param_groups = [
+                {**group, "params": [p for p in group["params"] if (id(p) in self.later) == later]}
+                for group in groups
+            ]
+            self.torch.step()
+        self.torch.param_groups = groups
 
     def before(self) -> bool:
         """The passes before the update; whether it is left out."""
