@@ -27,6 +27,7 @@ SUITED: dict[str, dict[str, Any]] = {
     "adam": {"lr": 3e-3, "weight_decay": 1e-4},
     "adamw": {"lr": 3e-3, "weight_decay": 1e-2},
     "rmsprop": {"lr": 1e-3, "weight_decay": 1e-4},
+    "radam": {"lr": 1e-2, "weight_decay": 1e-4},
     "asgd": {"lr": 0.1, "weight_decay": 1e-4},
     "lion": {"lr": 1e-3, "weight_decay": 1e-2},
 }

@@ -75,7 +75,8 @@ class Twin:
 
     def group(self, group: dict[str, Any], loop: bool) -> dict[str, Any]:
         known = self.torch.defaults
-        options = {k: number(v) for k, v in group.items() if k in known}
+        # Of a learning rate in a tensor, torch's own step computes in float32.
+        options = {k: number(v) if loop else v for k, v in group.items() if k in known}
         options |= {"foreach": False, "fused": None} if loop else {}
         return options | {"params": [self.copy(p) for p in group["params"]]}
 
