@@ -48,6 +48,10 @@ void register_rules(py::module_& m) {
   m.def(
       "takes_sparse",
       [](const std::string& rule) { return kernels().rules[find_rule(rule)].sparse; }, "rule"_a);
+  m.def(
+      "waits_for_norms",
+      [](const std::string& rule) { return kernels().rules[find_rule(rule)].measured != nullptr; },
+      "rule"_a);
   m.def("states", states, "rule"_a, "group"_a, "waits"_a = false);
   m.def("kinds", kinds, "rule"_a, "group"_a);
   m.def("hyperparameters", hyperparameters, "rule"_a, "group"_a);

@@ -29,6 +29,8 @@ SUITED: dict[str, dict[str, Any]] = {
     "rmsprop": {"lr": 1e-3, "weight_decay": 1e-4},
     "radam": {"lr": 1e-2, "weight_decay": 1e-4},
     "asgd": {"lr": 0.1, "weight_decay": 1e-4},
+    "lamb": {"lr": 1e-2, "weight_decay": 1e-2},
+    "lars": {"lr": 10.0, "weight_decay": 1e-4},
     "lion": {"lr": 1e-3, "weight_decay": 1e-2},
 }
 

@@ -209,8 +209,10 @@ def device_of(group: dist.ProcessGroup) -> str:
     return "cpu" if "cpu" in kinds or not kinds else kinds[0]
 
 
-def lacks(param: Any, backend: str, compact: bool) -> str:
+def lacks(param: Any, backend: str, compact: bool, rule: str) -> str:
     """Why a backend does not take a DTensor, or an empty string."""
+    if _core.waits_for_norms(rule) and sharded_dims(param):
+        return f"the parameter is a DTensor, whose norm, that {rule} waits for, is not its part's"
     if backend == "triton":  # whose tables have the whole's shape
         return "the parameter is a DTensor, which Triton's kernels do not take"
     if partial := [p for p in param.placements if p.is_partial()]:

@@ -143,6 +143,8 @@ def test_a_change_of_mind(optimizer: Optimizer) -> None:
     group["lr"] = 0.0
     if "betas" in group:
         group["betas"] = (1 - 1e-9, 1 - 1e-9)
+    if "momentum" in group:  # LARS's buffer holds learning rates
+        group["momentum"] = 1e-30
     step(made, p)  # the last one whose learning rate is what an earlier one has left
     low = made.state[p][LOW].clone()
     for bits, masters, dtype in ((8, 24, torch.uint8), (None, None, BF16), (16, 32, BF16)):

@@ -52,7 +52,8 @@ def hyperparameters(draw: st.DrawFn, optimizer: Optimizer) -> dict[str, Any]:
     if optimizer.name == "adamw":
         hyper.pop("decoupled_weight_decay", None)
     if hyper.get("nesterov"):
-        hyper["dampening"] = 0.0
+        if "dampening" in hyper:
+            hyper["dampening"] = 0.0
         hyper["nesterov"] = hyper["momentum"] > 0
     return hyper
 

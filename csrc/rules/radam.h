@@ -35,15 +35,9 @@ inline Scalars scalars(const Hyper& h, double step, bool) {
   const Decay decay(h.lr, h.weight_decay, h.decoupled_weight_decay);
   const double power = ::pow(h.beta2, step);
   return {
-      decay.factor,
-      decay.weight,
-      1 - h.beta1,
-      h.beta2,
-      1 - h.beta2,
-      1 - ::pow(h.beta1, step),
-      h.lr,
-      ::pow(1 - power, 0.5),
-      rectification(h.beta2, step, power),
+      decay.factor, decay.weight,          1 - h.beta1,
+      h.beta2,      1 - h.beta2,           1 - ::pow(h.beta1, step),
+      h.lr,         ::pow(1 - power, 0.5), rectification(h.beta2, step, power),
       h.eps,
   };
 }

@@ -5,8 +5,10 @@
 // computed from them and from what the parameter carries, once per group and step count, by a
 // function of that name; the table of its Python names, `kRule`; and `All`, per state layout
 // (`variant`) the update of one vector, `Update<V>`, which the loop calls for every element type
-// and tail. isa.cpp and isa_compact.cpp alone include these headers, once per instruction set, and
-// the first checks that structs, functions and names agree: see simd/vec.h.
+// and tail. Where the update of a tensor depends on norms, the loop first goes over it with the
+// update's `measured(p, g, state)`, then the rule's `measured` completes the scalars. isa.cpp and
+// isa_compact.cpp alone include these headers, once per instruction set, and the first checks that
+// structs, functions and names agree: see simd/vec.h.
 #pragma once
 
 #include <utility>
@@ -73,6 +75,9 @@ struct Rule {
   // Advances what is carried by one step; `first` marks a state that has never been written.
   void (*scalars)(const double* hyper, Carried* carried, bool first, double* out);
   const char* scalar_names[kMaxScalars + 1];
+  // Completes a tensor's scalars by its norm and that of what its update measures; or there is
+  // nothing to measure.
+  void (*measured)(double weight_norm, double norm, double* scalars) = nullptr;
 };
 
 constexpr const char* kUnwritten = nullptr;  // the start of a state
@@ -125,6 +130,16 @@ struct Numbers<kOf> {
     Hyper hyper;
     __builtin_memcpy(&hyper, numbers, sizeof hyper);
     return kOf(hyper);
+  }
+};
+
+template <class Scalars, void (*kOf)(double, double, Scalars&)>
+struct Numbers<kOf> {
+  static void of(double weight_norm, double norm, double* numbers) {
+    Scalars scalars;
+    __builtin_memcpy(&scalars, numbers, sizeof scalars);
+    kOf(weight_norm, norm, scalars);
+    __builtin_memcpy(numbers, &scalars, sizeof scalars);
   }
 };
 

@@ -201,6 +201,7 @@ def adadelta(p, g, states, scalars, VARIANT: tl.constexpr):
     return tl.fma(-lr, delta, p), (square_avg, acc_delta)
 
 
+@triton.jit
 def rprop(p, g, states, scalars, VARIANT: tl.constexpr):
     etaminus, etaplus, smallest, largest = scalars
     turn = g * states[0]
@@ -217,6 +218,46 @@ def asgd(p, g, states, scalars, VARIANT: tl.constexpr):
     g = decayed(g, p, weight_decay)
     p = tl.fma(-eta, g, p * decay)
     return p, (tl.where(mu == 1, p, states[0] + (p - states[0]) * mu),)
+
+
+@triton.jit
+def lamb_moments(p, g, states, scalars):
+    _lr, lerp_weight, beta2, square_weight, avg_scale, correction, eps, weight_decay, _ratio = scalars
+    exp_avg = lerp(states[0], g, lerp_weight)
+    exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[1])
+    denom = divide(root(exp_avg_sq), correction) + eps
+    update = divide(avg_scale * exp_avg, denom)
+    return decayed(update, p, weight_decay), (exp_avg, exp_avg_sq)
+
+
+@triton.jit
+def lamb(p, g, states, scalars, VARIANT: tl.constexpr):
+    update, states = lamb_moments(p, g, states, scalars)
+    return tl.fma(-scalars[0], scalars[8] * update, p), states
+
+
+@triton.jit
+def lamb_measured(p, g, states, scalars, VARIANT: tl.constexpr):
+    update, states = lamb_moments(p, g, states, scalars)
+    return update
+
+
+@triton.jit
+def lars(p, g, states, scalars, VARIANT: tl.constexpr):
+    _lr, momentum, weight_decay, nesterov, _trust, _eps, _adapts, rate = scalars
+    g = decayed(g, p, weight_decay)
+    if VARIANT == 0:
+        p = tl.fma(-rate, g, p)
+    else:
+        buffer = tl.fma(rate, g, momentum * states[0])
+        p = p - tl.where(nesterov != 0, tl.fma(rate, g, momentum * buffer), buffer)
+        states = (buffer,)
+    return p, states
+
+
+@triton.jit
+def lars_measured(p, g, states, scalars, VARIANT: tl.constexpr):
+    return g
 
 
 @triton.jit
@@ -280,6 +321,41 @@ def adagrad_scalars(hyper, step, first):
 
 
 @triton.jit
+def adapts(weight_decay, always_adapt):
+    return tl.where((weight_decay != 0) | (always_adapt != 0), 1.0, 0.0)
+
+
+@triton.jit
+def lamb_scalars(hyper, step, first):
+    lr, beta1, beta2, eps, weight_decay, corrects, always_adapt = hyper
+    avg_scale = tl.where(corrects != 0, 1 / (1 - power(beta1, step)), 1.0)
+    correction = tl.where(corrects != 0, tl.sqrt(1 - power(beta2, step)), 1.0)
+    sizes = (lr, 1 - beta1, beta2, 1 - beta2, avg_scale, correction, eps)
+    return sizes + (weight_decay, adapts(weight_decay, always_adapt))  # noqa: RUF005
+
+
+@triton.jit
+def lamb_completed(weight_norm, norm, scalars):
+    compares = (scalars[8] != 0) & (weight_norm > 0) & (norm > 0)
+    return scalars[:8] + (tl.where(compares, weight_norm / norm, 1.0),)  # noqa: RUF005
+
+
+@triton.jit
+def lars_scalars(hyper, step, first):
+    lr, momentum, weight_decay, nesterov, trust_coefficient, eps, always_adapt = hyper
+    sizes = (lr, momentum, weight_decay, nesterov, trust_coefficient, eps)
+    return sizes + (adapts(weight_decay, always_adapt), lr)  # noqa: RUF005
+
+
+@triton.jit
+def lars_completed(weight_norm, norm, scalars):
+    lr, _momentum, weight_decay, _nesterov, trust_coefficient, eps, adapts, _rate = scalars
+    ratio = trust_coefficient * weight_norm / (norm + weight_decay * weight_norm + eps)
+    compares = (adapts != 0) & (weight_norm > 0) & (norm > 0)
+    return scalars[:7] + (lr * tl.where(compares, ratio, 1.0),)  # noqa: RUF005
+
+
+@triton.jit
 def lion_scalars(hyper, step, first):
     lr, beta1, beta2, weight_decay = hyper
     return 1 - lr * weight_decay, lr, beta1, 1 - beta1, beta2, 1 - beta2
@@ -332,6 +408,7 @@ def adadelta_scalars(hyper, step, first):
     return lr, rho, 1 - rho, eps, weight_decay
 
 
+@triton.jit
 def rprop_scalars(hyper, step, first):
     _lr, etaminus, etaplus, smallest, largest = hyper
     return etaminus, etaplus, smallest, largest
@@ -349,10 +426,15 @@ def asgd_scalars(hyper, step, first, more):
 
 
 class Rule(NamedTuple):
-    """A rule's update and, to run without the host, its scalars."""
+    """A rule's update and, to run without the host, its scalars; then, where its update waits for
+    norms, what is measured, and what completes the scalars, in double: (norm of the parameter, norm
+    of what was measured, scalars).
+    """
 
     update: Any
     scalars: Any = None
+    measured: Any = None
+    completed: Any = None
 
 
 RULES = {
@@ -362,6 +444,8 @@ RULES = {
     "sgd": Rule(sgd, sgd_scalars),
     "adam": Rule(adam, adam_scalars),
     "adamax": Rule(adamax, adamax_scalars),
+    "lamb": Rule(lamb, lamb_scalars, lamb_measured, lamb_completed),
+    "lars": Rule(lars, lars_scalars, lars_measured, lars_completed),
     "lion": Rule(lion, lion_scalars),
     "nadam": Rule(nadam, nadam_scalars),
     "radam": Rule(radam, radam_scalars),
