@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from ._loop import Loop, counted, norm
 class ForLoop(Loop):
     """The path of what the engine does not take: see :class:`LAMB`."""
 
-    _numbers = {"step": 0.0}
+    _numbers: ClassVar[dict[str, float]] = {"step": 0.0}
 
     def __init__(
         self,

@@ -3,9 +3,9 @@
 `multi_tensor` updates all tensors of a bucket in one launch: it finds its block's tensor in a
 table, that tensor's pointers in its row, its group's numbers in the table of scalars. Tables hold
 int64, because one tensor alone may have more than 2**31 elements. Where a rule's update waits for
-norms, it runs once more before that, to measure, and `complete_scalars` after it. `count_steps` runs before it
-where the host does not know the step: it counts on the device and writes that table of scalars,
-and of the keys of the noise that compact formats are rounded by.
+norms, it runs once more before that, to measure, and `complete_scalars` after it. `count_steps`
+runs before them where the host does not know the step: it counts on the device and writes that
+table of scalars, and of the keys of the noise that compact formats are rounded by.
 """
 
 # mypy: disable-error-code="assignment,misc"
@@ -47,12 +47,16 @@ def prepared(g, p, sign, passes):
 
 
 @triton.jit
-def square_sum(x, mask):
-    x = tl.where(mask, x, 0.0).to(tl.float64)
-    x = x * x
+def total_of(x):
     if len(x.shape) == 2:
         x = tl.sum(x, axis=1)
     return tl.sum(x, axis=0)
+
+
+@triton.jit
+def square_sum(x, mask):
+    x = tl.where(mask, x, 0.0).to(tl.float64)
+    return total_of(x * x)
 
 
 @triton.jit
@@ -65,15 +69,22 @@ def two_sum(high, low, more_high, more_low):
 
 
 @triton.jit
-def twice_summed(x, mask):
-    """The sum of squares in two, the second of which squares of floats, exact in double, need not."""
+def twice_summed(x):
+    """The sum of up to 1024 numbers that are not negative, in two: first what a number 2048 times
+    the largest leaves of each, multiples of one unit, which add up without rounding; then the rest.
+    """
+    largest = tl.max(x, axis=1) if len(x.shape) == 2 else x
+    above = tl.max(largest, axis=0) * 2048
+    first = tl.where(above - above == 0, (x + above) - above, x)
+    return total_of(first), total_of(x - first)
+
+
+@triton.jit
+def square_sums(x, mask):
+    # The squares of floats are exact in double, and their sum is near enough.
+    x = tl.where(mask, x, 0.0)
     if x.dtype == tl.float64:
-        squares = tl.where(mask, x * x, 0.0)
-        if len(x.shape) == 2:
-            high, low = tl.reduce((squares, tl.zeros_like(squares)), 1, two_sum)
-            high, low = tl.reduce((high, low), 0, two_sum)
-        else:
-            high, low = tl.reduce((squares, tl.zeros_like(squares)), 0, two_sum)
+        high, low = twice_summed(x * x)
     else:
         high = square_sum(x, mask)
         low = high * 0
@@ -122,7 +133,7 @@ def update(
     if MEASURES:
         mask = place[2] < place[1]
         measured = RULE(p, given, states, scalars, VARIANT)
-        squares = twice_summed(measured, mask) + twice_summed(p, mask)
+        squares = square_sums(measured, mask) + square_sums(p, mask)
     else:
         p, states = RULE(p, given, states, scalars, VARIANT)
         random = ()
@@ -295,7 +306,8 @@ def complete_scalars(
             more = tl.load(of, mask=place < end, other=0)
             high, low = two_sum(high, low, more, tl.load(of + 1, mask=place < end, other=0))
             at += BLOCK
-        high, low = tl.reduce((high, low), 0, two_sum)
+        high, more = twice_summed(high)
+        low = total_of(low) + more
         # Of what is infinite, the other part is NaN.
         norms = norms + (tl.sqrt(tl.where(low - low == 0, high + low, high)),)  # noqa: RUF005
     row = scalars + tensor * (1 + SCALARS) + 1

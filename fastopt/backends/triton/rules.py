@@ -222,7 +222,9 @@ def asgd(p, g, states, scalars, VARIANT: tl.constexpr):
 
 @triton.jit
 def lamb_moments(p, g, states, scalars):
-    _lr, lerp_weight, beta2, square_weight, avg_scale, correction, eps, weight_decay, _ratio = scalars
+    _lr, lerp_weight, beta2, square_weight, avg_scale, correction, eps, weight_decay, _ratio = (
+        scalars
+    )
     exp_avg = lerp(states[0], g, lerp_weight)
     exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[1])
     denom = divide(root(exp_avg_sq), correction) + eps
