@@ -1,6 +1,7 @@
 """The optimizer classes, one file each."""
 
 from ._fused import FusedStep
+from .adabelief import AdaBelief
 from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
@@ -16,6 +17,7 @@ from .sgd import SGD
 __all__ = [
     "ASGD",
     "SGD",
+    "AdaBelief",
     "Adadelta",
     "Adagrad",
     "Adam",

@@ -220,6 +220,24 @@ def asgd(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def adabelief(p, g, states, scalars, VARIANT: tl.constexpr):
+    decay, weight_decay, lerp_weight, beta2, square_weight, correction, step_size, eps = scalars
+    p = p * decay
+    g = decayed(g, p, weight_decay)
+    exp_avg = lerp(states[0], g, lerp_weight)
+    rest = g - exp_avg
+    exp_avg_var = tl.fma(square_weight * rest, rest, beta2 * states[1]) + eps
+    if VARIANT == 1:
+        square = maximum(states[2], exp_avg_var)
+        states = (exp_avg, exp_avg_var, square)
+    else:
+        square = exp_avg_var
+        states = (exp_avg, exp_avg_var)
+    denom = divide(root(square), correction) + eps
+    return p - divide(step_size * exp_avg, denom), states
+
+
+@triton.jit
 def product(a, b):
     # Of two numbers, each with what it lacks, as such a pair.
     high = a[0] * b[0]
@@ -361,6 +379,14 @@ def asgd_scalars(hyper, step, first, more):
     return (next_eta, next_mu), (1 - lambd * eta, eta, mu, weight_decay)
 
 
+@triton.jit
+def adabelief_scalars(hyper, step, first):
+    lr, beta1, beta2, eps, weight_decay, _amsgrad, decoupled = hyper
+    decay, weight_decay = decay_of(lr, weight_decay, decoupled)
+    root_of, step_size = tl.sqrt(1 - power(beta2, step)), lr / (1 - power(beta1, step))
+    return decay, weight_decay, 1 - beta1, beta2, 1 - beta2, root_of, step_size, eps
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -369,6 +395,7 @@ class Rule(NamedTuple):
 
 
 RULES = {
+    "adabelief": Rule(adabelief, adabelief_scalars),
     "adadelta": Rule(adadelta, adadelta_scalars),
     "adagrad": Rule(adagrad, adagrad_scalars),
     "asgd": Rule(asgd, asgd_scalars),
