@@ -6,6 +6,7 @@ from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
 from .adamax import Adamax
+from .ademamix import AdEMAMix
 from .asgd import ASGD
 from .lion import Lion
 from .nadam import NAdam
@@ -17,6 +18,7 @@ from .sgd import SGD
 __all__ = [
     "ASGD",
     "SGD",
+    "AdEMAMix",
     "AdaBelief",
     "Adadelta",
     "Adagrad",
