@@ -14,6 +14,7 @@ from .nadam import NAdam
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
+from .schedulefree import SGDScheduleFree
 from .sgd import SGD
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SGDScheduleFree",
 ]
 
 CLASSES: list[type[FusedStep]] = [globals()[name] for name in __all__]

@@ -285,6 +285,14 @@ def adan(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def sgd_schedulefree(p, g, states, scalars, VARIANT: tl.constexpr):
+    weight_decay, average_weight, step_size, lr = scalars
+    g = decayed(g, p, weight_decay)
+    p = tl.fma(step_size, g, lerp(p, states[0], average_weight))
+    return p, (tl.fma(-lr, g, states[0]),)
+
+
+@triton.jit
 def product(a, b):
     # Of two numbers, each with what it lacks, as such a pair.
     high = a[0] * b[0]
@@ -462,6 +470,36 @@ def adan_scalars(hyper, step, first):
     return (decay, shrinkage) + weights + sizes + (tl.where(step == 1, 1.0, 0.0),)  # noqa: RUF005
 
 
+@triton.jit
+def power_of(base, exponent):
+    # Of a base and an exponent that are not negative; the part behind the point by the logarithm.
+    whole = tl.floor(exponent)
+    rest = tl.exp((exponent - whole) * tl.log(tl.where(base > 0, base, 1.0)))
+    found = power(base, whole) * tl.where(exponent == whole, 1.0, rest)
+    return tl.where(base > 0, found, tl.where(exponent == 0, 1.0, 0.0))
+
+
+@triton.jit
+def averaged(lr, warmup_steps, r, weight_lr_power, step, more):
+    # Of a step: its learning rate, the weight of its point in the average, what is carried on.
+    lr_max, max_wide = more[0]
+    weight_sum, sum_wide = more[1]
+    lr = tl.where(step - 1 < warmup_steps, lr * (step / tl.maximum(warmup_steps, 1.0)), lr)
+    lr_max = tl.maximum(lr_max, rounded(lr, max_wide))
+    weight = power_of(step, r) * power_of(lr_max, weight_lr_power)
+    weight = rounded(weight, sum_wide)
+    weight_sum = rounded(weight_sum + weight, sum_wide)
+    part = tl.where(weight_sum != 0, weight / tl.where(weight_sum != 0, weight_sum, 1.0), 0.0)
+    return lr, part, (lr_max, weight_sum)
+
+
+@triton.jit
+def sgd_schedulefree_scalars(hyper, step, first, more):
+    lr, momentum, weight_decay, warmup_steps, r, weight_lr_power = hyper
+    lr, part, carried = averaged(lr, warmup_steps, r, weight_lr_power, step, more)
+    return carried, (weight_decay, part, lr * (momentum * (1 - part) - 1), lr)
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -473,6 +511,7 @@ RULES = {
     "adabelief": Rule(adabelief, adabelief_scalars),
     "adan": Rule(adan, adan_scalars),
     "ademamix": Rule(ademamix, ademamix_scalars),
+    "sgd_schedulefree": Rule(sgd_schedulefree, sgd_schedulefree_scalars),
     "adadelta": Rule(adadelta, adadelta_scalars),
     "adagrad": Rule(adagrad, adagrad_scalars),
     "asgd": Rule(asgd, asgd_scalars),
