@@ -4,6 +4,7 @@ torch's operations, as torch has no such classes, then fastopt's steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -140,6 +141,57 @@ class SGDForLoop(Averaging):
         z.add_(g, alpha=-lr)
 
 
+class AdamWForLoop(Averaging):
+    """The path of what the engine does not take: see :class:`AdamWScheduleFree`."""
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 0.0025,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            r=r,
+            weight_lr_power=weight_lr_power,
+            foreach=foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+            fused=fused,
+        )
+
+    def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return "z", "exp_avg_sq"
+
+    def _update(
+        self, group: dict[str, Any], p: Tensor, g: Tensor, state: dict[str, Tensor]
+    ) -> None:
+        (lr, part), z, v = averaged(group, state), state["z"], state["exp_avg_sq"]
+        beta1, beta2 = group["betas"]
+        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        root = math.sqrt(1 - beta2 ** state["step"].item())
+        update = g / (v.sqrt() / root).add_(group["eps"])
+        if group["weight_decay"] != 0:
+            update = update.add(p, alpha=group["weight_decay"])
+        p.lerp_(z, part).add_(update, alpha=lr * (beta1 * (1 - part) - 1))
+        z.add_(update, alpha=-lr)
+
+
 class ScheduleFreeStep(FusedStep):
     """fastopt's step in training mode alone, and its record kept when the mode changes."""
 
@@ -216,3 +268,61 @@ class SGDScheduleFree(ScheduleFreeStep, SGDForLoop):
     """
 
     _rule = "sgd_schedulefree"
+
+
+class AdamWScheduleFree(ScheduleFreeStep, AdamWForLoop):
+    r"""Schedule-free AdamW: a weighted average of all steps in place of a schedule and of momentum.
+
+    The parameter holds y, at which gradients are taken; beside it stands z, which steps; x, their
+    average, is what the training is for. With gradient g at y (negated if `maximize`), step t::
+
+        s = lr * min(1, t / warmup_steps)
+        w = t**r * (the largest s so far)**weight_lr_power
+        c = w / (the sum of all w so far)
+        v = beta2 * v + (1 - beta2) * g * g
+        u = g / (sqrt(v / (1 - beta2**t)) + eps) + weight_decay * y
+        z = z - s * u
+        x = (1 - c) * x + c * z
+        y = (1 - beta1) * z + beta1 * x
+
+    x is not kept: what this comes to for y is computed, with the z before the step::
+
+        y = (1 - c) * y + c * z - s * (1 - beta1 * (1 - c)) * u
+
+    Call :meth:`eval` before the model is evaluated or saved, which makes the parameters x, and
+    :meth:`train` before the next step. A new optimizer is in training mode.
+
+    Args:
+        params: parameters, named parameters, or dicts defining param groups; any shape and layout,
+            float32, float64, bfloat16, float16, complex64 or complex128 (real and imaginary parts
+            by themselves).
+        lr (float or Tensor): learning rate (default: 0.0025).
+        betas (tuple of float): how far y is from z to x, above 0, and the decay rate of v
+            (default: (0.9, 0.999)).
+        eps (float): added to the denominator (default: 1e-8).
+        weight_decay (float): decoupled weight decay coefficient, at y (default: 0).
+        warmup_steps (int): steps until the learning rate, which grows in a line, is lr
+            (default: 0).
+        r (float): power of the step in the weight of the average (default: 0.0).
+        weight_lr_power (float): power of the learning rate in it (default: 2.0).
+        maximize (bool): ascend instead of descending (default: False).
+        foreach, fused (bool, optional): as for torch's optimizers; the step is always fused.
+        differentiable (bool): let autograd through the step; takes a for-loop of torch's operations
+            (default: False).
+        max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
+        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
+            passes around the update and compact formats, see :class:`Adam`. z is float32 whatever
+            `state_bits` says.
+
+    State per parameter: `step`, `lr_max` (the largest s) and `weight_sum` (0-d), `z` and
+    `exp_avg_sq`, like the parameter. The mode is `train_mode` in the param groups, and goes into
+    checkpoints with them.
+
+    Raises:
+        ValueError: a hyperparameter is out of range.
+        RuntimeError: a step in evaluation mode.
+
+    Source: A. Defazio et al., "The road less scheduled" (2024).
+    """
+
+    _rule = "adamw_schedulefree"

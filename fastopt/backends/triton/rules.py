@@ -293,6 +293,16 @@ def sgd_schedulefree(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def adamw_schedulefree(p, g, states, scalars, VARIANT: tl.constexpr):
+    weight_decay, beta2, square_weight, correction, eps, average_weight, step_size, lr = scalars
+    exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[1])
+    update = divide(g, divide(root(exp_avg_sq), correction) + eps)
+    update = decayed(update, p, weight_decay)
+    p = tl.fma(step_size, update, lerp(p, states[0], average_weight))
+    return p, (tl.fma(-lr, update, states[0]), exp_avg_sq)
+
+
+@triton.jit
 def product(a, b):
     # Of two numbers, each with what it lacks, as such a pair.
     high = a[0] * b[0]
@@ -500,6 +510,15 @@ def sgd_schedulefree_scalars(hyper, step, first, more):
     return carried, (weight_decay, part, lr * (momentum * (1 - part) - 1), lr)
 
 
+@triton.jit
+def adamw_schedulefree_scalars(hyper, step, first, more):
+    lr, beta1, beta2, eps, weight_decay, warmup_steps, r, weight_lr_power = hyper
+    lr, part, carried = averaged(lr, warmup_steps, r, weight_lr_power, step, more)
+    squares = (beta2, 1 - beta2, tl.sqrt(1 - power(beta2, step)), eps)
+    sizes = (part, lr * (beta1 * (1 - part) - 1), lr)
+    return carried, (weight_decay,) + squares + sizes  # noqa: RUF005
+
+
 class Rule(NamedTuple):
     """A rule's update and, to run without the host, its scalars."""
 
@@ -511,6 +530,7 @@ RULES = {
     "adabelief": Rule(adabelief, adabelief_scalars),
     "adan": Rule(adan, adan_scalars),
     "ademamix": Rule(ademamix, ademamix_scalars),
+    "adamw_schedulefree": Rule(adamw_schedulefree, adamw_schedulefree_scalars),
     "sgd_schedulefree": Rule(sgd_schedulefree, sgd_schedulefree_scalars),
     "adadelta": Rule(adadelta, adadelta_scalars),
     "adagrad": Rule(adagrad, adagrad_scalars),
