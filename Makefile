@@ -12,7 +12,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
 .PHONY: test clients sanitize fuzz codegen matrix demo bench lint format clean
 
-# FASTOPT_TESTS=all: every combination of cases, dtypes and options, where else one in three is run, or six.
+# FASTOPT_TESTS=all: every combination of cases, dtypes and options, where else a part of them is run.
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 	TRITON_INTERPRET=1 FASTOPT_BACKEND=triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m parity -n auto

@@ -97,16 +97,20 @@ double named(const Rule& rule, const Hyper& hyper, const std::string& name) {
 
 }  // namespace
 
-std::vector<std::pair<std::string, std::optional<double>>> states(const std::string& rule_name,
-                                                                  const py::dict& group,
-                                                                  bool waits) {
+std::vector<std::pair<std::string, Start>> states(const std::string& rule_name,
+                                                  const py::dict& group, bool waits) {
   const int index = find_rule(rule_name);
   const Rule& rule = kernels().rules[index];
   const Hyper hyper = read_hyper(index, group.ptr(), waits);
-  std::vector<std::pair<std::string, std::optional<double>>> list;
+  std::vector<std::pair<std::string, Start>> list;
   for (const Rule::State* state = rule.states[hyper.variant]; state->name; ++state) {
-    auto& [name, start] = list.emplace_back(state->name, std::nullopt);
-    if (state->start != kUnwritten) start = named(rule, hyper, state->start);
+    auto& [name, start] = list.emplace_back(state->name, std::monostate{});
+    if (state->start == kUnwritten) continue;
+    if (std::string(state->start) == kOfParam) {
+      start = kOfParam;
+    } else {
+      start = named(rule, hyper, state->start);
+    }
   }
   return list;
 }

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace fastopt {
@@ -22,12 +23,14 @@ void update(const std::string& rule, const pybind11::list& params, const pybind1
             const pybind11::dict& group, bool maximize, std::optional<double> grad_scale,
             int threads);
 
-// The states that a group's hyperparameters ask for, each with the number that all of it is before
-// its first step; without one where the first step writes it without reading it. Only where it
-// `waits` is that number right where it is a tensor's on a device.
-std::vector<std::pair<std::string, std::optional<double>>> states(const std::string& rule,
-                                                                  const pybind11::dict& group,
-                                                                  bool waits);
+// What all of a state is before its first step: a number, or "param", what the parameter is;
+// nothing where the first step writes it without reading it.
+using Start = std::variant<std::monostate, double, std::string>;
+
+// The states that a group's hyperparameters ask for, each with its start. Only where it `waits` is
+// a number right that is a tensor's on a device.
+std::vector<std::pair<std::string, Start>> states(const std::string& rule,
+                                                  const pybind11::dict& group, bool waits);
 
 // What a parameter of the group carries, each with what it is before its first step, likewise; no
 // group has a number that begins as a hyperparameter be NaN.

@@ -119,7 +119,7 @@ def create_states(optimizer: Stepping, ours: list[bool]) -> NewStates:
             if found is None:
                 start = dict(_core.states(rule, group, waits=True))[name]
                 fresh[index] |= start is None
-                created |= precision.new_state(group, param, kinds[name], name, start)
+                created |= precision.new_state(group, param, kinds[name], name, start, state)
             elif isinstance(found, Tensor) and found.layout != torch.strided:
                 # As torch's own step leaves a momentum buffer after a sparse gradient.
                 reason = f"its state {name!r} has layout {found.layout}, but its gradient is dense"

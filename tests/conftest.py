@@ -19,10 +19,9 @@ from support import ON_TRITON, UNITS, Case, discover, run_benchmarks
 
 from fastopt import _core
 
-# Large: more tests of one function than so many an optimizer. Their names' hashes choose, so that
-# every case, dtype and option is in some of them. Seven optimizers took 13 minutes and, under the
-# interpreter, 15 more (2 cores), which grow with every optimizer.
-LARGE, ONE_IN = (6, 6) if ON_TRITON else (12, 3)
+# Large: more tests of one function than so many an optimizer. Of those as many are run however many
+# optimizers there are; their names' hashes choose, so that every case, dtype and option is in some.
+LARGE, ONE_IN = (6, len(discover()) // 2) if ON_TRITON else (12, len(discover()) // 4)
 
 # Modules that ask for the references' bits over numbers of all sizes, infinities among them.
 BITS = ("test_reference", "test_properties", "test_torch", "test_compact")

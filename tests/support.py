@@ -74,11 +74,18 @@ class Optimizer:
         """Whether our class takes it."""
         return argument in self.ours([torch.ones(1)]).defaults
 
-    def starts(self, **hyper: Any) -> dict[str, float | None]:
-        """What states and numbers are before their first step; None: nothing."""
+    def starts(self, **hyper: Any) -> dict[str, float | str | None]:
+        """What states and numbers are before their first step; None: nothing, "param": as it is."""
         made = self.ours([torch.ones(1)], **hyper)
         rule, group = made._rule, made.param_groups[0]  # type: ignore[attr-defined]
         return dict(_core.carried(rule, group)) | dict(_core.states(rule, group))
+
+
+def assert_begun(state: dict[str, Tensor], p: Tensor, starts: dict[str, Any]) -> None:
+    """States that have had no step."""
+    for name, t in state.items():
+        start = starts.get(name) or 0
+        assert torch.equal(t, p if start == "param" else torch.full_like(t, start)), name
 
 
 @dataclass(frozen=True)

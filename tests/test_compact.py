@@ -102,7 +102,8 @@ class Model:
         self.count, self.index, self.size = 0, 0, p.numel()
         self.store("", kept.weight, to_numpy(p).ravel())
         for name in self.kinds:
-            begun = np.full(self.size, starts[name] or 0, np.float32)
+            start = starts[name] or 0
+            begun = self.read("") if start == "param" else np.full(self.size, start, np.float32)
             self.store(name, self.forms[name], begun)
 
     def store(self, name: str, form: str, x: np.ndarray, r: np.ndarray | None = None) -> None:

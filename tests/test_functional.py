@@ -50,7 +50,7 @@ def counts_steps(form: Callable[..., Any]) -> bool:
     return steps is not None and steps.kind is not steps.KEYWORD_ONLY
 
 
-def begun(name: str, p: Tensor, start: float | None) -> Tensor | None:
+def begun(name: str, p: Tensor, start: Any) -> Tensor | None:
     if start is None:
         return None
     if name in NUMBERS:

@@ -15,7 +15,7 @@
 
 namespace fastopt {
 
-constexpr int kMaxStates = 3;
+constexpr int kMaxStates = 4;
 constexpr int kMaxVariants = 4;
 constexpr int kMaxHyper = 10;
 constexpr int kMaxScalars = 12;
@@ -38,7 +38,7 @@ struct Rule {
   struct Key {  // of a param group
     const char* name;
     int numbers;    // that it holds: 2 for a tuple such as betas
-    bool optional;  // one that torch's class lacks: a group that does not have it means 0
+    bool optional;  // a group that does not have it, as torch's lack some, or has None, means 0
     constexpr Key(const char* key = nullptr, int count = 1, bool may_lack = false)
         : name(key), numbers(count), optional(may_lack) {}
   };
@@ -49,8 +49,9 @@ struct Rule {
   enum Kind { kSigned, kPositive, kMaximum, kExact };
   struct State {
     const char* name;
-    // What it is before its first step: zeros, the hyperparameter of this name, or nothing yet, for
-    // the first update writes it without reading it (its scalars are told `first`).
+    // What it is before its first step: zeros, the parameter itself (kOfParam), the hyperparameter
+    // of this name, or nothing yet (kUnwritten), for the first update writes it without reading it
+    // (its scalars are told `first`).
     const char* start;
     Kind kind;
     constexpr State(const char* key = nullptr, const char* begins = "zeros", Kind of = kSigned)
@@ -80,7 +81,9 @@ struct Rule {
   void (*measured)(double weight_norm, double norm, double* scalars) = nullptr;
 };
 
-constexpr const char* kUnwritten = nullptr;  // the start of a state
+// Starts of a state.
+constexpr const char* kUnwritten = nullptr;
+constexpr const char* kOfParam = "param";
 
 // How many names a list of them holds.
 constexpr int length(const char* const* names) {

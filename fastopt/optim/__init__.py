@@ -1,10 +1,13 @@
 """The optimizer classes, one file each."""
 
 from ._fused import FusedStep
+from .adabelief import AdaBelief
 from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
 from .adamax import Adamax
+from .adan import Adan
+from .ademamix import AdEMAMix
 from .asgd import ASGD
 from .lamb import LAMB
 from .lars import LARS
@@ -13,6 +16,7 @@ from .nadam import NAdam
 from .radam import RAdam
 from .rmsprop import RMSprop
 from .rprop import Rprop
+from .schedulefree import AdamWScheduleFree, SGDScheduleFree
 from .sgd import SGD
 
 __all__ = [
@@ -20,16 +24,21 @@ __all__ = [
     "LAMB",
     "LARS",
     "SGD",
+    "AdEMAMix",
+    "AdaBelief",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "AdamWScheduleFree",
     "Adamax",
+    "Adan",
     "Lion",
     "NAdam",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "SGDScheduleFree",
 ]
 
 CLASSES: list[type[FusedStep]] = [globals()[name] for name in __all__]

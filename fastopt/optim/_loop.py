@@ -18,7 +18,8 @@ from torch.optim.optimizer import (
     _use_grad_for_differentiable,
 )
 
-NOT_NEGATIVE = ("eps", "weight_decay", "momentum", "trust_coefficient")
+NOT_NEGATIVE = ("eps", "weight_decay", "momentum", "trust_coefficient", "alpha")
+NOT_NEGATIVE += ("beta3_warmup", "alpha_warmup", "warmup_steps")
 
 
 class Loop(torch.optim.Optimizer):
@@ -36,13 +37,22 @@ class Loop(torch.optim.Optimizer):
             if not 0 <= beta < 1:
                 raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
         for name in NOT_NEGATIVE:
-            if name in defaults and not defaults[name] >= 0:
+            if defaults.get(name) is not None and not defaults[name] >= 0:
                 raise ValueError(f"Invalid {name} value: {defaults[name]}")
         if defaults["fused"] and defaults["differentiable"]:
             raise RuntimeError("`fused` does not support `differentiable`")
         if defaults["fused"] and defaults["foreach"]:
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for p in group["params"]:
+                held = self.state.get(p, {})
+                for name in self._numbers.keys() & held.keys():
+                    if not isinstance(held[name], Tensor):  # as other packages keep them
+                        held[name] = number(held[name], group)
 
     @_use_grad_for_differentiable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -65,8 +75,7 @@ class Loop(torch.optim.Optimizer):
         state = self.state[p]
         for name, start in self._numbers.items():
             if name not in state:
-                dtype = _get_scalar_dtype(is_fused=group["fused"])
-                state[name] = torch.tensor(start, dtype=dtype)
+                state[name] = number(start, group)
         names = self._states(group)
         for name in names:
             if name not in state:
@@ -90,6 +99,12 @@ class Loop(torch.optim.Optimizer):
         raise NotImplementedError
 
 
+def number(x: float, group: dict[str, Any]) -> Tensor:
+    """As torch's classes keep their step counts."""
+    dtype = _get_scalar_dtype(is_fused=group["fused"])  # type: ignore[no-untyped-call]
+    return torch.tensor(float(x), dtype=dtype)
+
+
 def real(t: Tensor) -> Tensor:
     """Its real and imaginary parts, where it is complex."""
     return torch.view_as_real(t) if t.is_complex() else t
@@ -104,5 +119,6 @@ def counted(state: dict[str, Tensor]) -> float:
 def norm(t: Tensor) -> Tensor:
     """The L2 norm in double, where there are doubles; of a DTensor, over all of its parts."""
     dtype = torch.float32 if t.device.type == "mps" else torch.float64
-    found = torch.linalg.vector_norm(t, dtype=dtype)
-    return found.full_tensor() if hasattr(found, "full_tensor") else found
+    found: Tensor = torch.linalg.vector_norm(t, dtype=dtype)
+    whole: Tensor = found.full_tensor() if hasattr(found, "full_tensor") else found
+    return whole

@@ -21,8 +21,13 @@ LAYOUTS = ("contiguous", "transposed", "sliced", "offset", "channels_last")
 fractions = st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.99, 0.999]) | st.floats(0.01, 0.9999)
 OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "lr": st.sampled_from([0.0, 1e-3, 0.1]) | st.floats(0, 1),
-    "betas": st.tuples(fractions, fractions),
     "alpha": fractions,
+    "alpha_warmup": st.none() | st.integers(0, 9),
+    "beta3_warmup": st.none() | st.integers(0, 9),
+    "no_prox": st.booleans(),
+    "warmup_steps": st.integers(0, 9),
+    "r": st.floats(0, 2),
+    "weight_lr_power": st.floats(0, 2),
     "rho": fractions,
     "momentum_decay": fractions,
     "etas": st.tuples(st.floats(0.1, 0.9), st.floats(1.1, 3)),
@@ -133,6 +138,11 @@ def allowed(options: dict[str, Any]) -> dict[str, Any]:
 def options_of(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     known = CLASSES[kind]([torch.zeros(1)]).defaults
     few = {k: s for k, s in OPTIONS.items() if k in known}
+    if "betas" in known:
+        few["betas"] = st.tuples(*[fractions] * len(known["betas"]))
+    if "train_mode" in known:  # what draws the parameter to its average is not 0
+        pull = st.floats(0.01, 0.9999)
+        few |= {"betas": st.tuples(pull, fractions)} if "betas" in known else {"momentum": pull}
     few.pop("decoupled_weight_decay") if kind == "AdamW" else None
     return st.fixed_dictionaries({}, optional=few).map(allowed)
 

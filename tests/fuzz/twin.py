@@ -68,8 +68,9 @@ class Twin:
             state = self.torch.state[copy(p)]
             for name, start in _core.states(rule, group):
                 if state.get(name) is None and start is not None:
-                    state[name] = torch.zeros_like(copy(p), requires_grad=False)
-                    real(state[name]).fill_(rounded(start, p.dtype))
+                    state[name] = copy(p).detach().clone()
+                    if start != "param":
+                        real(state[name]).fill_(rounded(start, p.dtype))
             for name, begins in _core.carried(rule, group):
                 state.setdefault(name, torch.tensor(begins))
 
