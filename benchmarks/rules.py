@@ -54,10 +54,11 @@ class Whole(Problem):
         cls = loop_of(getattr(fastopt, self.algorithm.cls))
         optimizer = cls(params, **self.algorithm.options)
         for step in range(CHECK_STEPS):
-            grads = self.new_params()
-            self.set_grads(grads, step)
-            for p, g in zip(params, grads, strict=True):
-                p.grad = g.grad.double()
+            given = self.new_params()
+            self.set_grads(given, step)
+            for p, like in zip(params, given, strict=True):
+                assert like.grad is not None
+                p.grad = like.grad.double()
             optimizer.step()
         return torch.cat([p.detach().flatten() for p in params])
 

@@ -18,8 +18,16 @@ from torch.optim.optimizer import (
     _use_grad_for_differentiable,
 )
 
-NOT_NEGATIVE = ("eps", "weight_decay", "momentum", "trust_coefficient", "alpha")
-NOT_NEGATIVE += ("beta3_warmup", "alpha_warmup", "warmup_steps")
+NOT_NEGATIVE = (
+    "eps",
+    "weight_decay",
+    "momentum",
+    "trust_coefficient",
+    "alpha",
+    "beta3_warmup",
+    "alpha_warmup",
+    "warmup_steps",
+)
 
 
 class Loop(torch.optim.Optimizer):
