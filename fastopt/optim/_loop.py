@@ -68,15 +68,20 @@ class Loop(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        having = [(g, p) for g in self.param_groups for p in g["params"] if p.grad is not None]
+        for group, p in having:  # all before the first update: they may share memory
+            self._make_ready(group, p)
+        for group, p in having:
             lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._take({**group, "lr": lr}, p, p.grad)
+            grad = real(-p.grad if group["maximize"] else p.grad)
+            names = (*self._numbers, *self._states(group))
+            state = {name: real(self.state[p][name]) for name in names}
+            self._update({**group, "lr": lr}, real(p), grad, state)
         return loss
 
-    def _take(self, group: dict[str, Any], p: Tensor, g: Tensor) -> None:
-        if g.is_sparse:
+    def _make_ready(self, group: dict[str, Any], p: Tensor) -> None:
+        """Check a parameter and make what it lacks of numbers and states."""
+        if p.grad is not None and p.grad.is_sparse:
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
         if group["fused"]:
             _device_dtype_check_for_fused(p)
@@ -84,13 +89,9 @@ class Loop(torch.optim.Optimizer):
         for name, start in self._numbers.items():
             if name not in state:
                 state[name] = number(start, group)
-        names = self._states(group)
-        for name in names:
+        for name in self._states(group):
             if name not in state:
                 state[name] = self._begin(name, p)
-        g = real(-g if group["maximize"] else g)
-        now = {name: real(state[name]) for name in (*self._numbers, *names)}
-        self._update(group, real(p), g, now)
 
     def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The names of a parameter's states, beside its numbers."""
