@@ -4,8 +4,8 @@ a step, then the optimizer itself as its step sees it. Everything imports this, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -55,6 +55,14 @@ class Stepping(torch.optim.Optimizer):
 
     def _torch_step_of(self, params: Iterable[Tensor], grad_scale: float | None) -> None:
         """Torch's own step for these parameters only."""
+        raise NotImplementedError
+
+    def _whole_step_of(
+        self, work: Sequence[tuple[int, dict[str, Any], Tensor]], first: Callable[[], None] | None
+    ) -> Outcome:
+        """Of a rule over whole tensors (fastopt/declared.py): update these parameters, each with
+        its index and group, once all checks are done, and then `first`.
+        """
         raise NotImplementedError
 
     def _skips_on(self, device: torch.device) -> Tensor:
