@@ -183,6 +183,8 @@ void register_format_probes(py::module_& m) {
 }
 
 void register_whole(py::module_& m) {
+  m.def("adafactor", adafactor, "params"_a, "grads"_a, "rows"_a, "cols"_a, "steps"_a, "groups"_a,
+        "group_of"_a, "first"_a, "threads"_a);
   m.def("share_memory", share_memory, "written"_a, "read_only"_a);
 }
 

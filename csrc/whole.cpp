@@ -11,33 +11,33 @@ namespace py = pybind11;
 
 namespace fastopt {
 
+bool overlap(std::vector<Extent>& written, const std::vector<Extent>& read_only) {
+  std::sort(written.begin(), written.end());
+  for (size_t i = 1; i < written.size(); ++i) {
+    if (written[i].first < written[i - 1].second) return true;
+  }
+  return std::any_of(read_only.begin(), read_only.end(), [&](const Extent& found) {
+    const auto behind =
+        std::lower_bound(written.begin(), written.end(), found.second,
+                         [](const Extent& extent, const char* end) { return extent.first < end; });
+    return behind != written.begin() && (behind - 1)->second > found.first;
+  });
+}
+
 bool share_memory(const py::list& written, const py::list& read_only) {
-  using Extent = std::pair<char*, char*>;
-  std::vector<Extent> extents;
+  std::vector<Extent> extents[2];
   const auto extent_of = [](const py::handle& tensor) {
     View view;
     read_anywhere(tensor.ptr(), &view);
     return extent(view);
   };
-  for (const py::handle tensor : written) {
-    const Extent found = extent_of(tensor);
-    if (found.first != found.second) extents.push_back(found);
-  }
-  std::sort(extents.begin(), extents.end());
-  for (size_t i = 1; i < extents.size(); ++i) {
-    if (extents[i].first < extents[i - 1].second) return true;
-  }
-  for (const py::handle tensor : read_only) {
-    const Extent found = extent_of(tensor);
-    const auto behind =
-        std::lower_bound(extents.begin(), extents.end(), found.second,
-                         [](const Extent& extent, const char* end) { return extent.first < end; });
-    if (found.first != found.second && behind != extents.begin() &&
-        (behind - 1)->second > found.first) {
-      return true;
+  for (int which = 0; which < 2; ++which) {
+    for (const py::handle tensor : which ? read_only : written) {
+      const Extent found = extent_of(tensor);
+      if (found.first != found.second) extents[which].push_back(found);
     }
   }
-  return false;
+  return overlap(extents[0], extents[1]);
 }
 
 }  // namespace fastopt

@@ -103,6 +103,17 @@ def update(
     grad_scale: float | None,
     threads: int,
 ) -> None: ...
+def adafactor(
+    params: list[Tensor],
+    grads: list[Tensor],
+    rows: list[Tensor],
+    cols: list[Tensor | None],
+    steps: list[Tensor],
+    groups: list[tuple[float, float, float, float, float, float, bool]],
+    group_of: list[int],
+    first: Callable[[], None] | None,
+    threads: int,
+) -> bool | tuple[int, str]: ...
 def share_memory(written: list[Tensor], read_only: list[Tensor]) -> bool: ...
 def stream(reads: list[Tensor], updates: list[Tensor], threads: int) -> None: ...
 def read_tensors(tensors: list[Tensor]) -> int: ...

@@ -26,7 +26,7 @@ from .routes import (
     parameters,
     routes_of,
 )
-from .stepping import NO_SCALER, Changed, Outcome, Scaler, Stats, Stepping
+from .stepping import NO_SCALER, Changed, Outcome, Scaler, Stats, Stepping, Work
 
 if TYPE_CHECKING:
     from .backends.triton.launch import Launch
@@ -377,13 +377,13 @@ class WholePlan(Plan):
             state = optimizer.state.get(param, {})
             if not all(name in state for name in names):
                 return index, "it has a gradient for the first time"
-            work.append((index, group, param))
+            work.append(Work(index, route.backend, group, param))
 
         def first() -> None:
             if theirs:
                 optimizer._torch_step_of(theirs, grad_scale)
             if grad_scale is not None:
-                grads = [param.grad for _, _, param in work if param.grad is not None]
+                grads = [param.grad for *_, param in work if param.grad is not None]
                 torch._foreach_div_(grads, grad_scale)
 
         if not work:

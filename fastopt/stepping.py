@@ -39,6 +39,15 @@ Outcome: TypeAlias = "tuple[int, str] | Literal['skipped'] | None"
 Stats: TypeAlias = "tuple[int, float, float, float]"  # parameter; norms of gradient, update, weight
 
 
+class Work(NamedTuple):
+    """A parameter to update, by a rule over whole tensors."""
+
+    place: int  # over all groups
+    backend: str
+    group: dict[str, Any]
+    param: Tensor
+
+
 class Changed(Exception):
     """The parameter `index` (-1: none in particular) is not as planned; nothing was written."""
 
@@ -57,11 +66,9 @@ class Stepping(torch.optim.Optimizer):
         """Torch's own step for these parameters only."""
         raise NotImplementedError
 
-    def _whole_step_of(
-        self, work: Sequence[tuple[int, dict[str, Any], Tensor]], first: Callable[[], None] | None
-    ) -> Outcome:
-        """Of a rule over whole tensors (fastopt/declared.py): update these parameters, each with
-        its index and group, once all checks are done, and then `first`.
+    def _whole_step_of(self, work: Sequence[Work], first: Callable[[], None] | None) -> Outcome:
+        """Of a rule over whole tensors (fastopt/declared.py): update these parameters once
+        all checks are done, and then `first`.
         """
         raise NotImplementedError
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _core
 from ..backends import muon
-from ..stepping import Outcome
+from ..stepping import Outcome, Work
 from ._whole import WholeStep
 
 
@@ -67,11 +67,9 @@ class Muon(WholeStep, torch.optim.Muon):
     _rule = "muon"
 
     @torch.no_grad()
-    def _whole_step_of(
-        self, work: Sequence[tuple[int, dict[str, Any], Tensor]], first: Callable[[], None] | None
-    ) -> Outcome:
+    def _whole_step_of(self, work: Sequence[Work], first: Callable[[], None] | None) -> Outcome:
         items: list[muon.Item] = []
-        for index, group, p in work:
+        for index, _, group, p in work:
             grad, buffer = p.grad, self.state[p]["momentum_buffer"]
             assert grad is not None
             check_group(group, p)
