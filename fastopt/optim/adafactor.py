@@ -53,7 +53,7 @@ class Adafactor(WholeStep, torch.optim.Adafactor):
     State per parameter: `step` (0-d); `row_var` and `col_var`, or `variance` where there are less
     than two dimensions, of the gradient's type. There are no compact formats. On GPUs, and where
     gradients have another type, torch's operations are batched by shape. DTensors take torch's own
-    step.
+    step, which refuses them as of 2.13.
 
     Raises:
         ValueError: a hyperparameter is out of range, as in torch.
