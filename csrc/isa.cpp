@@ -226,6 +226,7 @@ void narrow_all(const float* in, uint16_t* out, int64_t count) {
 
 // Of isa_compact.cpp: compiled by itself, so that what GCC inlines there changes nothing here.
 void add_compact(Kernels& table);
+void add_adafactor(Kernels& table);
 
 // Called only once the processor is known to have the instruction set: a table filled by a static
 // initialiser would run this file's instructions on every machine.
@@ -249,6 +250,7 @@ Kernels kernels() {
     (to == Dtype::bfloat16 ? narrow_all<bfloat16> : narrow_all<float16>)(in, out, count);
   };
   add_compact(table);
+  add_adafactor(table);
   return table;
 }
 

@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <limits>
 
+#include "adafactor.h"
 #include "dtypes.h"
 #include "formats.h"
 #include "rules/rule.h"
@@ -127,6 +128,7 @@ struct Kernels {
   CompactKernel compact[kSweeps][kMaxRules][kMaxVariants];
   // The sum of squares of each block of kNormBlock numbers; false where one is NaN or infinite.
   bool (*square_sums[kDtypes])(const char* numbers, int64_t count, double* sums);
+  AdafactorKernels adafactor[kDtypes];
   // The floor a step is measured against: read every stream, write the first `writes` back.
   void (*stream)(float* const* streams, int reads, int writes, int64_t begin, int64_t end);
   // 16-bit conversions by themselves, for tests: to float32 and back to the given type.

@@ -10,6 +10,7 @@
 #include "plan.h"
 #include "rows.h"
 #include "tensors.h"
+#include "whole.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -185,6 +186,12 @@ void register_format_probes(py::module_& m) {
       "seed"_a, "step"_a, "parameter"_a, "word"_a, "element"_a, "count"_a);
 }
 
+void register_whole(py::module_& m) {
+  m.def("adafactor", adafactor, "params"_a, "grads"_a, "rows"_a, "cols"_a, "steps"_a, "groups"_a,
+        "group_of"_a, "first"_a, "threads"_a);
+  m.def("share_memory", share_memory, "written"_a, "read_only"_a);
+}
+
 // Measuring and testing: not used by a step.
 void register_probes(py::module_& m) {
   m.def("stream", stream, "reads"_a, "updates"_a, "threads"_a);
@@ -226,6 +233,7 @@ PYBIND11_MODULE(_core, m) {
   register_rules(m);
   register_isa(m);
   register_step(m);
+  register_whole(m);
   register_probes(m);
   register_format_probes(m);
 }

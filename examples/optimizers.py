@@ -37,6 +37,7 @@ SUITED: dict[str, dict[str, Any]] = {
     "adan": {"lr": 3e-3, "weight_decay": 1e-2},
     "adamwschedulefree": {"lr": 3e-3, "weight_decay": 1e-2},
     "sgdschedulefree": {"lr": 0.1, "weight_decay": 1e-4},
+    "muon": {"lr": 0.02, "weight_decay": 1e-2},
 }
 
 
@@ -55,7 +56,7 @@ class Choice(NamedTuple):
 
 def choice(cls: Any) -> Choice:
     """A class of fastopt's, with the arguments that suit it."""
-    defaults = cls([torch.empty(0)]).defaults
+    defaults = cls([torch.empty(0, 0)]).defaults
     kept = {name: defaults[name] for name in ("lr", "weight_decay") if name in defaults}
     return Choice(cls.__name__, kept | SUITED.get(cls.__name__.lower(), {}))
 
@@ -82,8 +83,46 @@ def build(
 ) -> Optimizer:
     """The optimizer ``name`` of ``library``, with ``overrides`` of its arguments (lr, ...).
 
-    torch's classes lack the passes around the update; they are composed around those.
+    torch's classes lack the passes around the update; they are composed around those. What Muon
+    does not take, AdamW trains.
     """
+    if name == "muon":
+        return with_the_rest(library, [*parameters], overrides)
+    return made(library, name, parameters, overrides)
+
+
+def with_the_rest(
+    library: str, parameters: list[nn.Parameter], overrides: Mapping[str, Any]
+) -> Optimizer:
+    """Muon for the matrices, as it takes nothing else, and AdamW for the rest: biases, filters.
+
+    AdamW steps after Muon, and its learning rate follows the schedule of Muon's.
+    """
+    muon = made(library, "muon", [p for p in parameters if p.ndim == 2], overrides)
+    others = [p for p in parameters if p.ndim != 2]
+    if not others:
+        return muon
+    own = {n: value for n, value in overrides.items() if n in composition.ARGUMENTS}
+    rest = made(library, "adamw", others, own)
+    start = muon.param_groups[0]["lr"]
+    lr = rest.param_groups[0]["lr"]
+
+    def step(*_: Any) -> None:
+        rest.param_groups[0]["lr"] = lr * muon.param_groups[0]["lr"] / start if start else lr
+        rest.step()
+        rest.zero_grad()
+
+    muon.register_step_post_hook(step)
+    composition.BESIDE[muon] = rest
+    return muon
+
+
+def made(
+    library: str,
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    overrides: Mapping[str, Any],
+) -> Optimizer:
     choice = OPTIMIZERS[name]
     cls = choice.classes[library]
     arguments = {**choice.arguments, **overrides}

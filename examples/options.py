@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
         type=str.lower,
         choices=list(OPTIMIZERS),
         default=["sgd", "adam", "rmsprop"],
-        help="optimizers by name, in upper or lower case",
+        help="optimizers by name, in upper or lower case; muon takes the matrices alone, and AdamW "
+        "trains the rest beside it",
     )
     add("--epochs", type=positive_int, default=10, help="passes over the training images")
     add(
@@ -77,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="L2",
         type=float,
         default=absent,
-        help="L2 penalty, torch's weight_decay; to adamw and lion a decoupled weight decay "
+        help="L2 penalty, torch's weight_decay; to adamw, lion and muon a decoupled one "
         + defaults("weight_decay"),
     )
     add(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _core, ranks
+from . import _core, declared, ranks
 from .arguments import setting
 from .formats import BLOCK
 
@@ -157,7 +157,7 @@ def converted(
     to go.
     """
     changed: dict[str, Tensor | None] = {}
-    for name, kind in _core.kinds(rule, group).items():
+    for name, kind in declared.kinds(rule, group).items():
         dtype = dtype_of(group, param, kind)
         codes, scale = state.get(name + CODES), state.get(name + SCALE)
         value = state.get(name) if codes is None else codes
@@ -242,13 +242,14 @@ def bytes_of(group: dict[str, Any], param: Tensor, rule: str) -> dict[str, int]:
     found = {"weights": count * own, "gradients": count * own}
     if bits := group.get("master_weight_bits"):
         found[LOW] = count * CORRECTIONS[bits].itemsize
-    for name, kind in _core.kinds(rule, group).items():
+    for name, kind in declared.kinds(rule, group).items():
         dtype = dtype_of(group, param, kind)
         found[name] = count * (own if dtype is None else dtype.itemsize)
         if dtype == torch.uint8:
             found[name] += math.prod(ranks.own_shape(blocks(param), param))
     if setting(group, "ema_decay") is not None:
         found["ema"] = count * own
-    if numbers := _core.carried(rule, group):
+    found |= declared.bytes_of_whole(rule, param, ranks.own_shape(param.shape, param))
+    if numbers := declared.numbers(rule, group):
         found["numbers"] = 4 * len(numbers)
     return found

@@ -107,7 +107,7 @@ def test_batches_are_the_seeds() -> None:
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_registry_builds_each_optimizer(library: str, name: str) -> None:
-    weight = torch.nn.Parameter(torch.ones(3))
+    weight = torch.nn.Parameter(torch.ones(3, 3))
     overrides = {"weight_decay": 0.25} if "weight_decay" in OPTIMIZERS[name].arguments else {}
     optimizer = build(library, name, [weight], overrides)
     ours = next(cls for cls in fastopt.optim.CLASSES if cls.__name__.lower() == name)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import fastopt
 
-CLASSES = {name: getattr(fastopt, name) for name in fastopt.optim.__all__}
+KERNELS = [cls for cls in fastopt.optim.CLASSES if cls._rule in fastopt._core.rules()]
+CLASSES = {cls.__name__: cls for cls in KERNELS}
 SHAPES = [(), (0,), (1,), (7,), (64,), (70,), (3, 5), (4, 17), (2, 3, 2, 2), (0, 3), (33, 2)]
 LARGE = (40_961,)  # enough for two of the engine's threads
 LAYOUTS = ("contiguous", "transposed", "sliced", "offset", "channels_last")
