@@ -29,6 +29,11 @@ SUITED: dict[str, dict[str, Any]] = {
     "rmsprop": {"lr": 1e-3, "weight_decay": 1e-4},
     "asgd": {"lr": 0.1, "weight_decay": 1e-4},
     "lion": {"lr": 1e-3, "weight_decay": 1e-2},
+    "adabelief": {"lr": 3e-3, "weight_decay": 1e-2},
+    "ademamix": {"lr": 1e-3, "weight_decay": 1e-2},
+    "adan": {"lr": 3e-3, "weight_decay": 1e-2},
+    "adamwschedulefree": {"lr": 3e-3, "weight_decay": 1e-2},
+    "sgdschedulefree": {"lr": 0.1, "weight_decay": 1e-4},
 }
 
 
