@@ -99,7 +99,7 @@ def test_python_m_fastopt() -> None:
     assert "threads: 1" in text
     assert "backend: auto" in text
     for rule in _core.rules():
-        assert rule in text.lower()
+        assert rule.replace("_", "") in text.lower()
     if on_x86():
         assert "instruction set: baseline" in text
 
