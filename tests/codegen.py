@@ -299,8 +299,8 @@ def inspect(case: Case) -> Code:
         rest = [RESTS[stored[0]] for stored in case.stored or () if stored and stored[0] in RESTS]
         written = (sizes if writes_grad else [sizes[0], *sizes[2:]]) + rest
         sizes = sizes + rest
-        if MEASURES in case.passes:
-            written = []
+        if MEASURES in case.passes:  # which may not look at the states
+            sizes, written = sizes[:2], []
     for (what, name, streams), width in product(
         (("loads", load, sizes), ("stores", store, written)),
         sorted(accesses.keys() & {size * vector for size in sizes}),

@@ -295,9 +295,9 @@ def ademamix(p, g, states, scalars, VARIANT: tl.constexpr):
     ) = scalars
     fast = lerp(states[0], g, fast_weight)
     slow = lerp(states[1], g, slow_weight)
+    mixed = tl.fma(slow_size, slow, fast_size * fast)
     exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[2])
-    denom = divide(root(exp_avg_sq), correction) + eps
-    p = p * decay - divide(tl.fma(slow_size, slow, fast_size * fast), denom)
+    p = p * decay - divide(mixed, divide(root(exp_avg_sq), correction) + eps)
     return p, (fast, slow, exp_avg_sq)
 
 
