@@ -22,7 +22,7 @@ class ForLoop(Loop):
         params: ParamsT,
         lr: float | Tensor = 1e-3,
         betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
-        alpha: float = 5.0,
+        alpha: float = 2.0,
         beta3_warmup: int | None = None,
         alpha_warmup: int | None = None,
         eps: float = 1e-8,
@@ -105,7 +105,7 @@ class AdEMAMix(FusedStep, ForLoop):
         lr (float or Tensor): learning rate (default: 1e-3).
         betas (tuple of float): decay rates of the fast average, of the squares and of the slow
             average (default: (0.9, 0.999, 0.9999)).
-        alpha (float): weight of the slow average (default: 5.0).
+        alpha (float): weight of the slow average (default: 2.0, as in the authors' code; the paper trains with 5 to 10).
         beta3_warmup, alpha_warmup (int, optional): steps until beta3 and alpha are what they are
             given as; the paper takes the number of all steps for both (default: None, from the
             first on).

@@ -17,7 +17,7 @@ def ademamix(
     step: int,
     lr: float = 1e-3,
     betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
-    alpha: float = 5.0,
+    alpha: float = 2.0,
     beta3_warmup: int | None = None,
     alpha_warmup: int | None = None,
     eps: float = 1e-8,
