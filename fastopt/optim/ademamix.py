@@ -105,7 +105,8 @@ class AdEMAMix(FusedStep, ForLoop):
         lr (float or Tensor): learning rate (default: 1e-3).
         betas (tuple of float): decay rates of the fast average, of the squares and of the slow
             average (default: (0.9, 0.999, 0.9999)).
-        alpha (float): weight of the slow average (default: 2.0, as in the authors' code; the paper trains with 5 to 10).
+        alpha (float): weight of the slow average (default: 2.0, as in the authors' code; the paper
+            trains with 5 to 10).
         beta3_warmup, alpha_warmup (int, optional): steps until beta3 and alpha are what they are
             given as; the paper takes the number of all steps for both (default: None, from the
             first on).

@@ -64,12 +64,12 @@ PAIRS = [
         {"decoupled_weight_decay": False},
         {"weight_decouple": False, **QUIET},
     ),
-    Pair(fastopt.AdEMAMix, OPTIMIZER, "AdEMAMix", {"lr": 1e-2}),
+    Pair(fastopt.AdEMAMix, OPTIMIZER, "AdEMAMix", {"lr": 1e-2, "alpha": 5.0}),
     Pair(
         fastopt.AdEMAMix,
         OPTIMIZER,
         "AdEMAMix",
-        {"lr": 1e-2, "betas": (0.8, 0.95, 0.99), **DECAY},
+        {"lr": 1e-2, "betas": (0.8, 0.95, 0.99), "alpha": 5.0, **DECAY},
         theirs={"weight_decouple": True},
     ),
     # The paper's beta3 without the 1e-8 that its authors' code adds to each beta.
@@ -77,7 +77,7 @@ PAIRS = [
         fastopt.AdEMAMix,
         OPTIMIZER,
         "AdEMAMix",
-        {"lr": 1e-2},
+        {"lr": 1e-2, "alpha": 5.0},
         {"alpha_warmup": 12, "beta3_warmup": 12},
         {"t_alpha_beta3": 12},
         close=1e-6,
