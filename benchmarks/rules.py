@@ -30,8 +30,8 @@ from benchmarks.shapes import WORKS, Shape
 # bfloat16.
 ROUNDED, IN_BFLOAT16 = 1e-3, 0.1
 
-# SGD without momentum is a sum that torch, too, does at the speed of memory. Adafactor's eps goes by
-# the dtype, and the reference is in double.
+# SGD without momentum is a sum that torch, too, does at the speed of memory. Adafactor's eps goes
+# by the dtype, and the reference is in double.
 OPTIONS: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9},
     "Adafactor": {"eps": (torch.finfo(torch.float32).eps, 1e-3)},
@@ -149,7 +149,7 @@ def run_row(row: Row, plan: Plan) -> Record:
 def source(cls: type) -> str:
     """Whose rule it is, from its docstring."""
     text = " ".join((inspect.getdoc(cls) or "").split())
-    found = re.search(r"Source: (.*?), [^;]*?\((?:\w+ )?(\d{4})\)", text)
+    found = re.search(r'Source: (.*?), (?:"|lecture)[^;]*?\((?:\w+ )?(\d{4})\)', text)
     return f"{found[1]} ({found[2]})" if found else ""
 
 
