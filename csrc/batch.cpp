@@ -35,7 +35,7 @@ void Batch::clear() {
   sums_.clear();
   norms_.clear();
   completed_.clear();
-  needs_norm_ = skips_nonfinite_ = tracks_stats_ = begins_ = false;
+  needs_norm_ = skips_nonfinite_ = tracks_stats_ = begins_ = waits_ = false;
   layouts_.clear();
   last_group_ = -1;
   kernels_ = &kernels();
@@ -51,6 +51,7 @@ void Batch::set_group(const Group& group) {
   skips_nonfinite_ |= passes.skip_nonfinite;
   needs_norm_ |= passes.clip_norm || passes.skip_nonfinite;
   tracks_stats_ |= passes.track_stats;
+  waits_ |= kernels_->rules[group.rule].measured != nullptr;
 }
 
 int Batch::advance(int group, const Carried* carried, bool first) {
@@ -145,19 +146,26 @@ const double* Batch::scalars(const Entry& entry) const {
                              : completed_[size_t(entry.completed)].data();
 }
 
-// The scalars of an entry, by its norms.
-void Batch::complete(Entry& entry) {
-  TwoSum<double> sums[kNorms] = {};
+Batch::TensorSums Batch::sums_of(const Entry& entry) const {
+  TensorSums found{entry.index, {}};
+  if (entry.first_norm < 0) return found;
   const double* at = norms_.data() + entry.first_norm;
   for (int64_t i = 0; i < entry.run.count; i += kSumGrain) {
-    for (TwoSum<double>& sum : sums) {
+    for (int k = 0; k < kMeasures; k += 2) {
+      TwoSum<double> sum{found.sums[k], found.sums[k + 1]};
       sum.add(*at++);
-      sum.low += *at++;
+      found.sums[k] = sum.high;
+      found.sums[k + 1] = sum.low + *at++;
     }
   }
+  return found;
+}
+
+// The scalars of an entry, by its norms.
+void Batch::complete(Entry& entry, const TensorSums& found) {
   double norms[kNorms];
   for (int k = 0; k < kNorms; ++k) {
-    const auto [high, low] = sums[k];
+    const double high = found.sums[2 * k], low = found.sums[2 * k + 1];
     norms[k] = std::sqrt(low - low == 0 ? high + low : high);  // of what is infinite, NaN is lost
   }
   auto& scalars = completed_.emplace_back(advanced_[size_t(entry.advanced)].scalars);
@@ -166,15 +174,24 @@ void Batch::complete(Entry& entry) {
   entry.completed = int(completed_.size()) - 1;
 }
 
-void Batch::run(int threads, bool share_memory) {
+// What the rules of the entries [from, to) wait for.
+void Batch::measure_tensors(size_t from, size_t to, int threads, const Agree& agree) {
+  if (!waits_) return;
+  go_over(from, to, threads, Sweep::measure);
+  tensor_sums_.clear();
+  for (size_t i = from; i < to; ++i) tensor_sums_.push_back(sums_of(entries_[i]));
+  if (agree) agree(tensor_sums_);
+  for (size_t i = from; i < to; ++i) complete(entries_[i], tensor_sums_[i - from]);
+}
+
+void Batch::run(int threads, bool share_memory, const Agree& agree) {
   ends_.clear();
   int64_t total = 0;
-  for (const Entry& entry : entries_) {
-    ends_.push_back(total += entry.run.count);
-    if (!share_memory) write_numbers(entry);
-  }
+  for (const Entry& entry : entries_) ends_.push_back(total += entry.run.count);
   if (!share_memory) {
-    update(0, entries_.size(), threads);
+    measure_tensors(0, entries_.size(), threads, agree);
+    for (const Entry& entry : entries_) write_numbers(entry);
+    go_over(0, entries_.size(), threads, Sweep::passes);
     return begin_averages();
   }
   // As torch's loop does: one parameter after the other, each with the numbers that the one before
@@ -184,8 +201,9 @@ void Batch::run(int threads, bool share_memory) {
   for (size_t i = 0; i < entries_.size(); ++i) {
     Entry& entry = entries_[i];
     reread(entry);
+    measure_tensors(i, i + 1, threads, agree);
     write_numbers(entry);
-    update(i, i + 1, threads);
+    go_over(i, i + 1, threads, Sweep::passes);
   }
   begin_averages();
   for (const Entry& entry : entries_) {
@@ -200,18 +218,7 @@ void Batch::begin_averages() const {
   }
 }
 
-// The entries [from, to): what their rules wait for, then all.
-void Batch::update(size_t from, size_t to, int threads) {
-  if (!norms_.empty()) {
-    go_over(from, to, threads, Sweep::measure);
-    for (size_t i = from; i < to; ++i) {
-      if (entries_[i].first_norm >= 0) complete(entries_[i]);
-    }
-  }
-  go_over(from, to, threads, Sweep::passes);
-}
-
-// Their elements in equal shares.
+// The elements of the entries [from, to), in equal shares.
 void Batch::go_over(size_t from, size_t to, int threads, Sweep sweep) {
   const int64_t begin = from ? ends_[from - 1] : 0, count = (to ? ends_[to - 1] : 0) - begin;
   parallel(useful_threads(count, threads), [&](int64_t rank, int64_t size) {

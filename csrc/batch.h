@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -46,9 +47,17 @@ class Batch {
   // What parameters carry may have been advanced since they were added.
   void reread();
 
+  // What a rule measures of the tensor of a parameter, in two doubles each: see kNorms.
+  struct TensorSums {
+    int index;
+    std::array<double, kMeasures> sums;
+  };
+  // Makes of what is here what all processes that hold a part of these tensors have.
+  using Agree = std::function<void(std::vector<TensorSums>&)>;
+
   // Count the steps and update every parameter: all at once, or, where they share memory, one after
   // the other. Writes memory; touches no Python object.
-  void run(int threads, bool share_memory);
+  void run(int threads, bool share_memory, const Agree& agree = {});
 
   struct Stats {
     int index;
@@ -102,12 +111,13 @@ class Batch {
                       double* sums) const;
   int64_t add_layout(const View* views, int count);
   const double* scalars(const Entry& entry) const;
-  void complete(Entry& entry);
+  TensorSums sums_of(const Entry& entry) const;
+  void complete(Entry& entry, const TensorSums& found);
+  void measure_tensors(size_t from, size_t to, int threads, const Agree& agree);
   int advance(int group, const Carried* carried, bool first);
   void reread(Entry& entry);
   void write_numbers(const Entry& entry) const;
   bool measure_share(int64_t from, int64_t to);
-  void update(size_t from, size_t to, int threads);
   void go_over(size_t from, size_t to, int threads, Sweep sweep);
   void share(int64_t from, int64_t to, Sweep sweep);
   void clear_gradient(const Entry& entry) const;
@@ -129,11 +139,13 @@ class Batch {
   std::vector<double> square_sums_;  // of each such block
   std::vector<double> sums_;         // of the statistics: kSums for each kSumGrain of an entry
   std::vector<double> norms_;        // that rules measure: kMeasures for each
+  std::vector<TensorSums> tensor_sums_;
   std::vector<std::array<double, kMaxScalars>> completed_;
   bool needs_norm_ = false;
   bool skips_nonfinite_ = false;
   bool tracks_stats_ = false;
   bool begins_ = false;  // an average does
+  bool waits_ = false;   // a rule does, for norms
 
   const Kernels* kernels_ = nullptr;
   int last_group_ = -1;  // what advanced_.back() was made of

@@ -99,8 +99,8 @@ void register_step(py::module_& m) {
            py::keep_alive<1, 8>())
       .def("layers", &Plan::layers, "groups"_a, "state"_a, "grad_scale"_a = py::none())
       .def("step", &Plan::step, "groups"_a, "state"_a, "threads"_a, "grad_scale"_a = py::none(),
-           "check"_a = py::none(), "agree"_a = py::none(), "rest"_a = py::none(),
-           "launch"_a = py::none())
+           "check"_a = py::none(), "agree"_a = py::none(), "agree_tensors"_a = py::none(),
+           "rest"_a = py::none(), "launch"_a = py::none())
       .def_property_readonly("grad_norm", &Plan::grad_norm)
       .def("stats", [](const Plan& plan) {
         std::vector<std::tuple<int, double, double, double>> list;

@@ -61,6 +61,11 @@ def numbers(rule: str, group: dict[str, Any] | None = None) -> set[str]:
     return {name for name, _ in _core.carried(rule, group)}
 
 
+def waits_for_norms(rule: str) -> bool:
+    """Whether an update by the core takes the norms of its tensor before it begins."""
+    return rule not in WHOLE and _core.waits_for_norms(rule)
+
+
 def bytes_of_whole(rule: str, param: Tensor, shape: Shape) -> dict[str, int]:
     """Of a rule over whole tensors, what the states of a parameter of a shape take."""
     found = WHOLE[rule].shapes(shape) if rule in WHOLE else {}

@@ -175,6 +175,8 @@ class Plan:
         ]
         self._agreement = agreement or ranks.Agreement(params, optimizer.norm_group)
         self._is_share = only is not None
+        # For norms of tensors whose parts are in several processes.
+        self._waits = self._agreement.cuts and declared.waits_for_norms(optimizer._rule)
         ranks.warn_of_unnamed(optimizer)
         # What an edit from outside makes the correction of stale.
         self.corrected = [
@@ -291,8 +293,11 @@ class Plan:
         assert self._core is not None
         groups, threads = optimizer.param_groups, torch.get_num_threads()
         agree = self._agreement.total if self._agreement.needed else None
+        tensors = self._agreement.tensors if self._waits else None
         if self._on_cpu:
-            return self._core.step(groups, optimizer.state, threads, grad_scale, None, agree)
+            return self._core.step(
+                groups, optimizer.state, threads, grad_scale, None, agree, tensors
+            )
         check = rest = run = None
         if self._rest:
             params = (param for _, param in parameters(optimizer))
@@ -301,7 +306,9 @@ class Plan:
         if self._launch is not None:
             check = partial(self._launch.check, optimizer, scaler)
             run = partial(self._launch.run, scaler)
-        return self._core.step(groups, optimizer.state, threads, grad_scale, check, None, rest, run)
+        return self._core.step(
+            groups, optimizer.state, threads, grad_scale, check, None, tensors, rest, run
+        )
 
     @property
     def grad_norm(self) -> float | Tensor | None:

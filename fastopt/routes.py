@@ -119,7 +119,7 @@ def best_route(optimizer: Stepping, group: dict[str, Any], param: Tensor, index:
     backend, reason = backend_for(optimizer, setting, param.device, index)
     if reason:
         return Route("torch", reason, lasting=False)
-    if shard and (reason := ranks.lacks(param, backend, bool(asked(group)), optimizer._rule)):
+    if shard and (reason := ranks.lacks(param, backend, bool(asked(group)))):
         return Route("torch", reason)
     if backend == "cpu" and (reason := cpu.lacks(group)):
         return Route("torch", reason)

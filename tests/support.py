@@ -108,6 +108,24 @@ def discover() -> list[Optimizer]:
     return [importlib.import_module(f"cases.{file.stem}").OPTIMIZER for file in files]
 
 
+def unlike() -> list[Optimizer]:
+    """One of each kind: those whose states hold and begin with the same, whose parameters carry no
+    more than a step count, or all more, and whose updates wait or not count as one. For tests of several processes, whose time is not
+    in the arithmetic; with FASTOPT_TESTS=all, every one.
+    """
+    found: dict[Any, Optimizer] = {}
+    for optimizer in discover():
+        rule = optimizer.ours._rule  # type: ignore[attr-defined]
+        kinds = sorted({kind for states in _core.variants(rule) for kind in states.values()})
+        starts = {isinstance(start, str) for start in optimizer.starts().values()}
+        carried = len(_core.carried(rule)) > 1
+        key = [kinds, sorted(starts), carried, _core.waits_for_norms(rule)]
+        if os.environ.get("FASTOPT_TESTS") == "all":
+            key.append(optimizer.name)
+        found.setdefault(repr(key), optimizer)
+    return [*found.values()]
+
+
 def optimizer_named(name: str) -> Optimizer:
     return next(o for o in discover() if o.name == name)
 

@@ -100,8 +100,8 @@ class LAMB(FusedStep, ForLoop):
         state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
             passes around the update and compact formats, see :class:`Adam`.
 
-    A DTensor's norms go over all of its parts, by torch's operations. FSDP1's flat parameters and
-    ZeRO's parts are not whole tensors: shard with FSDP2.
+    A DTensor's norms go over all of its parts. FSDP1's flat parameters and ZeRO's parts are not
+    whole tensors: shard with FSDP2.
 
     State per parameter: `step` (0-d), `exp_avg` and `exp_avg_sq`, like the parameter.
 
