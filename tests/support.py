@@ -110,8 +110,8 @@ def discover() -> list[Optimizer]:
 
 def unlike() -> list[Optimizer]:
     """One of each kind: those whose states hold and begin with the same, whose parameters carry no
-    more than a step count, or all more, and whose updates wait or not count as one. For tests of several processes, whose time is not
-    in the arithmetic; with FASTOPT_TESTS=all, every one.
+    more than a step count, or all more, and whose updates wait or not count as one. For tests of
+    several processes, whose time is not in the arithmetic; with FASTOPT_TESTS=all, every one.
     """
     found: dict[Any, Optimizer] = {}
     for optimizer in discover():
