@@ -25,6 +25,7 @@ from benchmarks.race import race
 from benchmarks.record import Record
 from benchmarks.session import Question, each_of
 from benchmarks.shapes import WORKS, Shape
+from fastopt import declared
 
 # Off by as a mean, of the update: what float32 may be, in which a sign may turn; Muon computes in
 # bfloat16.
@@ -162,6 +163,14 @@ def states_of(cls: Any) -> str:
     return ", ".join(f"`{k}`" for k, t in optimizer.state[p].items() if t.ndim) or "none"
 
 
+def backends_of(cls: Any) -> str:
+    """Where its kernels run; batched: torch's operations over many tensors, on any device."""
+    whole = declared.WHOLE.get(cls._rule)
+    if whole is None:
+        return "cpu, triton"
+    return "cpu, batched" if whole.compiled else "batched"
+
+
 def table(found: Record) -> pd.DataFrame:
     """A line an optimizer: whose, its states, its bytes a step, then what was measured."""
     lines: dict[str, dict[str, str]] = {}
@@ -170,7 +179,7 @@ def table(found: Record) -> pd.DataFrame:
         line = lines.setdefault(
             row["algorithm"],
             {"optimizer": row["algorithm"], "source": source(cls), "states": states_of(cls)}
-            | {"bytes": str(row["bytes_per_param"])},
+            | {"bytes": str(row["bytes_per_param"]), "backends": backends_of(cls)},
         )
         quickest, samples = peer(row), row["samples"]
         if not quickest:
