@@ -269,9 +269,9 @@ def over_processes() -> None:
         for optimizer in unlike():
             if not late and _core.waits_for_norms(optimizer.ours._rule):
                 net = wrap(Net())
-                with pytest.raises(RuntimeError, match="call step\\(\\) after backward"):
-                    with optimizer.ours(net.parameters()).step_in_backward():
-                        raise AssertionError
+                refused = pytest.raises(RuntimeError, match="call step\\(\\) after backward")
+                with refused, optimizer.ours(net.parameters()).step_in_backward():
+                    raise AssertionError
                 continue
             for own in ({}, {"track_stats": True, "ema_decay": 0.5}, GLOBAL):
                 nets = [wrap(Net(twice=late)) for _ in range(2)]
