@@ -12,11 +12,13 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
 .PHONY: test clients sanitize fuzz codegen matrix demo bench lint format clean
 
+# FASTOPT_TESTS=all: every combination of cases, dtypes and options, where else a part of them is run.
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 	TRITON_INTERPRET=1 FASTOPT_BACKEND=triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m parity -n auto
 
-# Trainers (Lightning, Accelerate, DeepSpeed, ...) with fastopt's optimizers: their real packages.
+# Trainers (Lightning, Accelerate, DeepSpeed, ...) with fastopt's optimizers, and other packages' optimizers
+# beside them: their real packages.
 clients: $(VENV)/.clients
 	$(BIN)/python -m pytest tests/clients
 
@@ -76,6 +78,7 @@ $(VENV)/.peers: $(VENV)/.bench
 # does not, would not import beside it.
 $(VENV)/.clients: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[clients]"
+	-$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[peers]"
 	$(BIN)/python -c "import torchvision" || $(BIN)/python -m pip uninstall --quiet --yes timm torchvision
 	touch $@
 

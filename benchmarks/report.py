@@ -19,6 +19,7 @@ from benchmarks import (
     profiling,
     quality,
     record,
+    rules,
     sharded,
     tail,
     train,
@@ -28,12 +29,25 @@ from benchmarks.session import heading, markdown, notes
 
 HELP = "pictures, the README's tables and one HTML page of saved records"
 
-MEASURED = (cpu, compact, gpu, peers, tail, sharded, curves, train, quality, micro, profiling)
+MEASURED = (
+    cpu,
+    rules,
+    compact,
+    gpu,
+    peers,
+    tail,
+    sharded,
+    curves,
+    train,
+    quality,
+    micro,
+    profiling,
+)
 QUESTIONS = [measured.QUESTION for measured in MEASURED]
 TABLES = {question.kind: question.table for question in QUESTIONS}
 # What of them the README leaves out.
 DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
-IN_README = ("cpu", "compact", "tail", "sharded", "peers", "train", "quality")
+IN_README = ("cpu", "rules", "compact", "tail", "sharded", "peers", "train", "quality")
 
 # Pictures are drawn for white; on a dark page their lightness is turned around, their hues kept.
 STYLE = """

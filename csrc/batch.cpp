@@ -33,7 +33,9 @@ void Batch::clear() {
   groups_.clear();
   advanced_.clear();
   sums_.clear();
-  needs_norm_ = skips_nonfinite_ = tracks_stats_ = begins_ = false;
+  norms_.clear();
+  completed_.clear();
+  needs_norm_ = skips_nonfinite_ = tracks_stats_ = begins_ = waits_ = false;
   layouts_.clear();
   last_group_ = -1;
   kernels_ = &kernels();
@@ -49,6 +51,7 @@ void Batch::set_group(const Group& group) {
   skips_nonfinite_ |= passes.skip_nonfinite;
   needs_norm_ |= passes.clip_norm || passes.skip_nonfinite;
   tracks_stats_ |= passes.track_stats;
+  waits_ |= kernels_->rules[group.rule].measured != nullptr;
 }
 
 int Batch::advance(int group, const Carried* carried, bool first) {
@@ -108,8 +111,12 @@ void Batch::add(const Member& member) {
     alike &= dtype == p.dtype;
     wide |= dtype == Dtype::float64;
   }
-  entry.kernel = alike ? kernels_->update[passes.more()][group.rule][group.variant][int(p.dtype)]
-                       : kernels_->mixed[group.rule][group.variant][wide];
+  const auto kernel = [&](Sweep sweep) {
+    return alike ? kernels_->update[int(sweep)][group.rule][group.variant][int(p.dtype)]
+                 : kernels_->mixed[int(sweep)][group.rule][group.variant][wide];
+  };
+  entry.kernel = kernel(alike ? passes.sweep() : Sweep::passes);
+  entry.measure = kernel(Sweep::measure);
   entry.run.count = p.numel * (p.complex ? 2 : 1);
   entry.run.sums = nullptr;
   entry.layout = member.flat ? -1 : add_layout(member.views, streams);
@@ -123,22 +130,68 @@ void Batch::add(const Member& member) {
   begins_ |= entry.begins;
   for (int k = 0; k < group.numbers; ++k) entry.numbers[k] = member.number(k).data;
   entry.advanced = advance(entry.group, carried, member.first);
-  entry.first_sum = -1;
-  if (passes.track_stats && p.numel != 0) {
-    entry.first_sum = int64_t(sums_.size());
-    sums_.resize(sums_.size() + (entry.run.count + kSumGrain - 1) / kSumGrain * kSums);
-  }
+  entry.completed = -1;
+  const auto room = [&](std::vector<double>& sums, bool needed, int each) -> int64_t {
+    if (!needed || p.numel == 0) return -1;
+    const int64_t first = int64_t(sums.size());
+    sums.resize(sums.size() + (entry.run.count + kSumGrain - 1) / kSumGrain * each);
+    return first;
+  };
+  entry.first_sum = room(sums_, passes.track_stats, kSums);
+  entry.first_norm = room(norms_, kernels_->rules[group.rule].measured, kMeasures);
 }
 
-void Batch::run(int threads, bool share_memory) {
+const double* Batch::scalars(const Entry& entry) const {
+  return entry.completed < 0 ? advanced_[size_t(entry.advanced)].scalars.data()
+                             : completed_[size_t(entry.completed)].data();
+}
+
+Batch::TensorSums Batch::sums_of(const Entry& entry) const {
+  TensorSums found{entry.index, {}};
+  if (entry.first_norm < 0) return found;
+  const double* at = norms_.data() + entry.first_norm;
+  for (int64_t i = 0; i < entry.run.count; i += kSumGrain) {
+    for (int k = 0; k < kMeasures; k += 2) {
+      TwoSum<double> sum{found.sums[k], found.sums[k + 1]};
+      sum.add(*at++);
+      found.sums[k] = sum.high;
+      found.sums[k + 1] = sum.low + *at++;
+    }
+  }
+  return found;
+}
+
+// The scalars of an entry, by its norms.
+void Batch::complete(Entry& entry, const TensorSums& found) {
+  double norms[kNorms];
+  for (int k = 0; k < kNorms; ++k) {
+    const double high = found.sums[2 * k], low = found.sums[2 * k + 1];
+    norms[k] = std::sqrt(low - low == 0 ? high + low : high);  // of what is infinite, NaN is lost
+  }
+  auto& scalars = completed_.emplace_back(advanced_[size_t(entry.advanced)].scalars);
+  kernels_->rules[groups_[size_t(entry.group)].rule].measured(norms[kNormWeightSquares],
+                                                              norms[kNormSquares], scalars.data());
+  entry.completed = int(completed_.size()) - 1;
+}
+
+// What the rules of the entries [from, to) wait for.
+void Batch::measure_tensors(size_t from, size_t to, int threads, const Agree& agree) {
+  if (!waits_) return;
+  go_over(from, to, threads, Sweep::measure);
+  tensor_sums_.clear();
+  for (size_t i = from; i < to; ++i) tensor_sums_.push_back(sums_of(entries_[i]));
+  if (agree) agree(tensor_sums_);
+  for (size_t i = from; i < to; ++i) complete(entries_[i], tensor_sums_[i - from]);
+}
+
+void Batch::run(int threads, bool share_memory, const Agree& agree) {
   ends_.clear();
   int64_t total = 0;
-  for (const Entry& entry : entries_) {
-    ends_.push_back(total += entry.run.count);
-    if (!share_memory) write_numbers(entry);
-  }
+  for (const Entry& entry : entries_) ends_.push_back(total += entry.run.count);
   if (!share_memory) {
-    update(0, total, threads);
+    measure_tensors(0, entries_.size(), threads, agree);
+    for (const Entry& entry : entries_) write_numbers(entry);
+    go_over(0, entries_.size(), threads, Sweep::passes);
     return begin_averages();
   }
   // As torch's loop does: one parameter after the other, each with the numbers that the one before
@@ -148,8 +201,9 @@ void Batch::run(int threads, bool share_memory) {
   for (size_t i = 0; i < entries_.size(); ++i) {
     Entry& entry = entries_[i];
     reread(entry);
+    measure_tensors(i, i + 1, threads, agree);
     write_numbers(entry);
-    update(ends_[i] - entry.run.count, ends_[i], threads);
+    go_over(i, i + 1, threads, Sweep::passes);
   }
   begin_averages();
   for (const Entry& entry : entries_) {
@@ -164,24 +218,25 @@ void Batch::begin_averages() const {
   }
 }
 
-// The elements [from, to) of the batch, in equal shares.
-void Batch::update(int64_t from, int64_t to, int threads) {
-  parallel(useful_threads(to - from, threads), [&](int64_t rank, int64_t size) {
-    share(from + (to - from) * rank / size, from + (to - from) * (rank + 1) / size);
+// The elements of the entries [from, to), in equal shares.
+void Batch::go_over(size_t from, size_t to, int threads, Sweep sweep) {
+  const int64_t begin = from ? ends_[from - 1] : 0, count = (to ? ends_[to - 1] : 0) - begin;
+  parallel(useful_threads(count, threads), [&](int64_t rank, int64_t size) {
+    share(begin + count * rank / size, begin + count * (rank + 1) / size, sweep);
   });
 }
 
 // The elements [from, to) of the batch, whatever tensors they are in. A share's ends are rounded
 // within their tensor, and both neighbours round alike.
-void Batch::share(int64_t from, int64_t to) {
+void Batch::share(int64_t from, int64_t to, Sweep sweep) {
+  const bool measures = sweep == Sweep::measure;
   // Runs with one kernel and one set of scalars go into one call.
   Run runs[kRunsPerCall];
   int64_t pending = 0;
   const Entry* of = nullptr;
   const auto flush = [&] {
     if (pending) {
-      of->kernel(runs, pending, advanced_[size_t(of->advanced)].scalars.data(),
-                 groups_[of->group].passes);
+      (measures ? of->measure : of->kernel)(runs, pending, scalars(*of), groups_[of->group].passes);
     }
     pending = 0;
   };
@@ -190,29 +245,32 @@ void Batch::share(int64_t from, int64_t to) {
     const Entry& entry = entries_[i];
     const int64_t start = ends_[i] - entry.run.count;
     if (start >= to) break;
-    const bool track = entry.first_sum >= 0;
-    const int64_t grain = track ? kSumGrain : kShareGrain;
+    const int64_t first = measures ? entry.first_norm : entry.first_sum;
+    if (measures && first < 0) continue;
+    const bool sums_up = first >= 0;
+    double* const all = (measures ? norms_ : sums_).data() + first;
+    const int64_t grain = sums_up ? kSumGrain : kShareGrain;
     const auto rounded = [&](int64_t offset) {
       return std::min(entry.run.count, (offset + grain - 1) / grain * grain);
     };
     const int64_t end = to < ends_[i] ? rounded(to - start) : entry.run.count;
-    const int64_t piece = track ? kSumGrain : entry.run.count;
+    const int64_t piece = sums_up ? kSumGrain : entry.run.count;
     for (int64_t begin = from > start ? rounded(from - start) : 0; begin < end; begin += piece) {
       const int64_t stop = std::min(begin + piece, end);
       double* const sums =
-          track ? sums_.data() + entry.first_sum + begin / kSumGrain * kSums : nullptr;
+          sums_up ? all + begin / kSumGrain * (measures ? kMeasures : kSums) : nullptr;
       if (entry.compact >= 0) {
         flush();
-        update_compact(entry, begin, stop, sums);
+        update_compact(entry, sweep, begin, stop, sums);
         continue;
       }
       if (entry.layout >= 0) {
         flush();
-        update_strided(entry, begin, stop, sums);
+        update_strided(entry, sweep, begin, stop, sums);
         continue;
       }
       if (pending == kRunsPerCall ||
-          (pending && (entry.kernel != of->kernel || entry.advanced != of->advanced ||
+          (pending && (entry.kernel != of->kernel || scalars(entry) != scalars(*of) ||
                        entry.group != of->group))) {
         flush();
       }

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -46,9 +47,17 @@ class Batch {
   // What parameters carry may have been advanced since they were added.
   void reread();
 
+  // What a rule measures of the tensor of a parameter, in two doubles each: see kNorms.
+  struct TensorSums {
+    int index;
+    std::array<double, kMeasures> sums;
+  };
+  // Makes of what is here what all processes that hold a part of these tensors have.
+  using Agree = std::function<void(std::vector<TensorSums>&)>;
+
   // Count the steps and update every parameter: all at once, or, where they share memory, one after
   // the other. Writes memory; touches no Python object.
-  void run(int threads, bool share_memory);
+  void run(int threads, bool share_memory, const Agree& agree = {});
 
   struct Stats {
     int index;
@@ -70,24 +79,26 @@ class Batch {
   };
   struct Entry {
     Entry() {}  // add() fills it: zeroing it first took 5 % of SGD over 1000 tensors of 64
-    Kernel kernel;
+    Kernel kernel, measure;
     Run run;         // all of it, in real numbers
     int64_t layout;  // where its strided layout starts in layouts_, or -1: one contiguous run
     int compact;     // its place in compacts_, or -1: every stream is what its dtype says
     int stream_count;
     Dtype dtypes[kMaxStreams];
-    int advanced;  // in advanced_
+    int advanced;   // in advanced_
+    int completed;  // in completed_, where its rule has measured it, or -1
     int group;
     int index;
     int team;
     bool first, begins;
     char* numbers[kMaxCarried];  // that it carries: where they are
-    int64_t first_sum;           // in sums_, where statistics are tracked
+    int64_t first_sum;           // in sums_, where statistics are tracked; or -1
+    int64_t first_norm;          // in norms_, where its rule measures; or -1
     int64_t bytes(int stream) const { return kElementBytes[int(dtypes[stream])]; }
   };
 
   struct Compact {
-    CompactKernel kernel;
+    CompactKernel kernel, measure;
     CompactRun run;  // all of it
     uint64_t seed;
     Shard shard;
@@ -96,21 +107,27 @@ class Batch {
   };
 
   int add_compact(const Member& member);
-  void update_compact(const Entry& entry, int64_t begin, int64_t end, double* sums) const;
+  void update_compact(const Entry& entry, Sweep sweep, int64_t begin, int64_t end,
+                      double* sums) const;
   int64_t add_layout(const View* views, int count);
+  const double* scalars(const Entry& entry) const;
+  TensorSums sums_of(const Entry& entry) const;
+  void complete(Entry& entry, const TensorSums& found);
+  void measure_tensors(size_t from, size_t to, int threads, const Agree& agree);
   int advance(int group, const Carried* carried, bool first);
   void reread(Entry& entry);
   void write_numbers(const Entry& entry) const;
   bool measure_share(int64_t from, int64_t to);
-  void update(int64_t from, int64_t to, int threads);
-  void share(int64_t from, int64_t to);
+  void go_over(size_t from, size_t to, int threads, Sweep sweep);
+  void share(int64_t from, int64_t to, Sweep sweep);
   void clear_gradient(const Entry& entry) const;
   void begin_averages() const;
   void copy_stream(const Entry& entry, int from, int to) const;
   template <class Visit>
   void walk(const Entry& entry, int64_t from, int64_t to, const Visit& visit) const;
   void gather(const Entry& entry, int stream, int64_t from, int64_t to, char* out) const;
-  void update_strided(const Entry& entry, int64_t begin, int64_t end, double* sums) const;
+  void update_strided(const Entry& entry, Sweep sweep, int64_t begin, int64_t end,
+                      double* sums) const;
 
   std::vector<Entry> entries_;
   std::vector<Compact> compacts_;
@@ -121,10 +138,14 @@ class Batch {
   std::vector<int64_t> block_ends_;  // running total of blocks of the norm, by entry
   std::vector<double> square_sums_;  // of each such block
   std::vector<double> sums_;         // of the statistics: kSums for each kSumGrain of an entry
+  std::vector<double> norms_;        // that rules measure: kMeasures for each
+  std::vector<TensorSums> tensor_sums_;
+  std::vector<std::array<double, kMaxScalars>> completed_;
   bool needs_norm_ = false;
   bool skips_nonfinite_ = false;
   bool tracks_stats_ = false;
   bool begins_ = false;  // an average does
+  bool waits_ = false;   // a rule does, for norms
 
   const Kernels* kernels_ = nullptr;
   int last_group_ = -1;  // what advanced_.back() was made of

@@ -40,7 +40,8 @@ void put(const View& view, int64_t from, int64_t to, const char* in) {
 int Batch::add_compact(const Member& member) {
   const Group& group = *member.of;
   Compact& of = compacts_.emplace_back();
-  of.kernel = kernels_->compact[group.rule][group.hyper.variant];
+  of.kernel = kernels_->compact[int(Sweep::passes)][group.rule][group.hyper.variant];
+  of.measure = kernels_->compact[int(Sweep::measure)][group.rule][group.hyper.variant];
   of.seed = group.rounding_seed;
   of.shard = member.shard;
   of.flat = member.flat;
@@ -57,12 +58,11 @@ int Batch::add_compact(const Member& member) {
 }
 
 // Elements [begin, end), whole blocks or up to the last one.
-void Batch::update_compact(const Entry& entry, int64_t begin, int64_t end, double* sums) const {
+void Batch::update_compact(const Entry& entry, Sweep sweep, int64_t begin, int64_t end,
+                           double* sums) const {
   const Compact& of = compacts_[size_t(entry.compact)];
   const Passes& passes = groups_[size_t(entry.group)].passes;
-  const Advanced& advanced = advanced_[size_t(entry.advanced)];
-  const double* scalars = advanced.scalars.data();
-  const auto step = uint64_t(advanced.carried[0].value);
+  const auto step = uint64_t(advanced_[size_t(entry.advanced)].carried[0].value);
   alignas(64) char scratch[kMaxStreams][kGather * sizeof(float)], low[kGather * sizeof(int16_t)];
   CompactRun run = of.run;
   run.sums = sums;
@@ -88,7 +88,8 @@ void Batch::update_compact(const Entry& entry, int64_t begin, int64_t end, doubl
       run.streams[0].second = low;
       take(of.low, at, stop, low);
     }
-    of.kernel(run, scalars, passes);
+    (sweep == Sweep::measure ? of.measure : of.kernel)(run, scalars(entry), passes);
+    if (sweep == Sweep::measure) continue;
     for (int k = 0; !of.flat && k < entry.stream_count; ++k) {
       if (k == 1 && !passes.writes_grads()) continue;  // gradients are only read
       put(of.views[k], at, stop, scratch[k]);

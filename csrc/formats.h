@@ -57,8 +57,8 @@ enum class Rounds : uint8_t { nearest, weight, positive, signed_ };
 constexpr int kRoundings = 4;
 constexpr const char* kRoundsNames[kRoundings] = {"nearest", "weight", "positive", "signed"};
 
-// Of an element: the second one rounds the second signed state.
-constexpr int kWords = 2;
+// Of an element: the k-th one rounds the k-th state of each kind, so that no two share their bits.
+constexpr int kWords = 3;
 
 struct Stored {
   Format format = Format::float32;

@@ -2,6 +2,7 @@
 #include "functional.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "batch.h"
 #include "dispatch.h"
@@ -83,34 +84,68 @@ void update(const std::string& rule_name, const py::list& params, const py::list
   batch.run(threads, members.share_memory());
 }
 
-std::vector<std::pair<std::string, std::optional<double>>> states(const std::string& rule_name,
-                                                                  const py::dict& group) {
+namespace {
+
+// The hyperparameter of this name; 0 where there is none, as of "zeros".
+double named(const Rule& rule, const Hyper& hyper, const std::string& name) {
+  int at = 0;
+  for (const Rule::Key* key = rule.hyper; key->name; at += key++->numbers) {
+    if (name == key->name) return hyper.values[at];
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, Start>> states(const std::string& rule_name,
+                                                  const py::dict& group, bool waits) {
   const int index = find_rule(rule_name);
   const Rule& rule = kernels().rules[index];
-  const Hyper hyper = read_hyper(index, group.ptr(), false);
-  std::vector<std::pair<std::string, std::optional<double>>> list;
+  const Hyper hyper = read_hyper(index, group.ptr(), waits);
+  std::vector<std::pair<std::string, Start>> list;
   for (const Rule::State* state = rule.states[hyper.variant]; state->name; ++state) {
-    auto& [name, start] = list.emplace_back(state->name, std::nullopt);
+    auto& [name, start] = list.emplace_back(state->name, std::monostate{});
     if (state->start == kUnwritten) continue;
-    start = 0;
-    int at = 0;
-    for (const Rule::Key* key = rule.hyper; key->name; at += key++->numbers) {
-      if (std::string(state->start) == key->name) start = hyper.values[at];
+    if (std::string(state->start) == kOfParam) {
+      start = kOfParam;
+    } else {
+      start = named(rule, hyper, state->start);
     }
   }
   return list;
 }
 
-std::map<std::string, std::string> kinds(const std::string& rule_name, const py::dict& group) {
-  static constexpr const char* kNames[] = {"signed", "positive", "maximum", "exact"};
+std::vector<std::pair<std::string, double>> carried(const std::string& rule_name,
+                                                    const std::optional<py::dict>& group,
+                                                    bool waits) {
   const int index = find_rule(rule_name);
-  const Rule& rule = kernels().rules[index];
-  std::map<std::string, std::string> kinds;
-  const int variant = read_hyper(index, group.ptr(), false).variant;
-  for (const Rule::State* state = rule.states[variant]; state->name; ++state) {
-    kinds[state->name] = kNames[state->kind];
+  Group asks;
+  if (group) read_formats(group->ptr(), &asks);
+  std::vector<std::pair<std::string, double>> list;
+  for (const Rule::Carry* number = carries_of(index, asks.compact); number->name; ++number) {
+    auto& [name, start] = list.emplace_back(number->name, number->start);
+    if (!number->from) continue;
+    start =
+        group ? named(kernels().rules[index], read_hyper(index, group->ptr(), waits), number->from)
+              : std::numeric_limits<double>::quiet_NaN();
   }
-  return kinds;
+  return list;
+}
+
+std::vector<py::dict> variants(const std::string& rule_name) {
+  static constexpr const char* kNames[] = {"signed", "positive", "maximum", "exact"};
+  const Rule& rule = kernels().rules[find_rule(rule_name)];
+  std::vector<py::dict> list(rule.variants);
+  for (int v = 0; v < rule.variants; ++v) {
+    for (const Rule::State* state = rule.states[v]; state->name; ++state) {
+      list[v][state->name] = kNames[state->kind];
+    }
+  }
+  return list;
+}
+
+py::dict kinds(const std::string& rule, const py::dict& group) {
+  return variants(rule)[read_hyper(find_rule(rule), group.ptr(), false).variant];
 }
 
 std::pair<std::vector<double>, std::vector<int64_t>> hyperparameters(const std::string& rule,

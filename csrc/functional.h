@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace fastopt {
@@ -22,13 +23,25 @@ void update(const std::string& rule, const pybind11::list& params, const pybind1
             const pybind11::dict& group, bool maximize, std::optional<double> grad_scale,
             int threads);
 
-// The states that a group's hyperparameters ask for, each with the number that all of it is before
-// its first step; without one where the first step writes it without reading it.
-std::vector<std::pair<std::string, std::optional<double>>> states(const std::string& rule,
-                                                                  const pybind11::dict& group);
+// What all of a state is before its first step: a number, or "param", what the parameter is;
+// nothing where the first step writes it without reading it.
+using Start = std::variant<std::monostate, double, std::string>;
 
-// Of these states, what numbers each holds: "signed", "positive", "maximum" or "exact".
-std::map<std::string, std::string> kinds(const std::string& rule, const pybind11::dict& group);
+// The states that a group's hyperparameters ask for, each with its start. Only where it `waits` is
+// a number right that is a tensor's on a device.
+std::vector<std::pair<std::string, Start>> states(const std::string& rule,
+                                                  const pybind11::dict& group, bool waits);
+
+// What a parameter of the group carries, each with what it is before its first step, likewise; no
+// group has a number that begins as a hyperparameter be NaN.
+std::vector<std::pair<std::string, double>> carried(const std::string& rule,
+                                                    const std::optional<pybind11::dict>& group,
+                                                    bool waits);
+
+// The states of every layout, each with what numbers it holds: "signed", "positive", "maximum" or
+// "exact"; those of a group's.
+std::vector<pybind11::dict> variants(const std::string& rule);
+pybind11::dict kinds(const std::string& rule, const pybind11::dict& group);
 
 // A group's numbers in the rule's order and, of those that are tensors on a device, their addresses
 // (see Hyper::at), without reading these.

@@ -49,7 +49,7 @@ Hyper read_with(int rule, PyObject* borrowed, const Read& read) {
   for (PyObject* key : keys_of(rule).hyper) {
     const auto [_, numbers, optional] = *of++;
     PyObject* const value = optional ? find(group.ptr(), key) : get(group.ptr(), key);
-    if (!value) {
+    if (!value || (optional && value == Py_None)) {
       hyper.values[hyper.count++] = 0;
       continue;
     }

@@ -1,6 +1,7 @@
 // The one loop, the registry of rules, the table: compiled once per instruction set.
 #include "kernels.h"
 #include "simd/around.h"
+#include "simd/norms.h"
 #include "simd/squares.h"
 #include "simd/streams.h"
 #include "simd/vec.h"
@@ -10,10 +11,15 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
+// What a sweep sums up.
+template <Sweep kSweep, class E>
+using Sums = typename Choose<kSweep == Sweep::measure, Norms<E>, Squares<E>>::type;
+
 // Load every stream, update, store what may be written; `Lanes` is Full or Partial.
-template <class Variant, bool kMore, class Lanes, class Streams, class Update, class V>
+template <class Variant, Sweep kSweep, class Lanes, class Streams, class Update, class V>
 inline void apply(const Lanes& lanes, const Streams& streams, int64_t i, const Update& update,
-                  const Around<V>& around, Squares<typename Streams::E>* sums) {
+                  const Around<V>& around, Sums<kSweep, typename Streams::E>* sums) {
+  constexpr bool kMore = kSweep != Sweep::bare, kMeasures = kSweep == Sweep::measure;
   using S = typename Streams::S;
   constexpr int kStates = Variant::kStates, kParts = S::kParts;
   using Raw = typename S::Raw;
@@ -29,22 +35,24 @@ inline void apply(const Lanes& lanes, const Streams& streams, int64_t i, const U
     for (int k = 0; k < kStates; ++k) state[k] = S::widen(raw[2 + k], part);
     if (rarely(around.unscale)) g = g / around.grad_scale;
     unscaled[part] = g;
-    if constexpr (kMore) {
-      g *= around.clip_factor;  // exact where nothing is clipped: 1
-      if (rarely(around.clamp)) g = clamp(g, around.max_grad_value);
+    g = around.template prepared<kMore>(g, p);
+    if constexpr (kMeasures) {
+      V measured = update.measured(p, g, state);
+      keep_numbers<S>(lanes, part, measured);
+      sums->add(kNormSquares, measured);
+      sums->add(kNormWeightSquares, p);
+      continue;
+    } else {
+      update(p, g, state);
     }
-    if (rarely(around.maximize)) g = -g;
-    if constexpr (kMore) {
-      if (rarely(around.penalise)) g += p > 0 ? around.l1 : p < 0 ? -around.l1 : V{};
-    }
-    update(p, g, state);
     param[part] = p;
     for (int k = 0; k < kStates; ++k) states[k][part] = state[k];
   }
+  if constexpr (kMeasures) return;
   if (rarely(around.unscale)) store(1, S::narrow(unscaled));
   store(0, S::narrow(param));
   for (int k = 0; k < kStates; ++k) store(2 + k, S::narrow(states[k]));
-  if constexpr (kMore) {
+  if constexpr (kSweep == Sweep::passes) {
     const Raw weight = load(0);  // as it was rounded to its type
     if (rarely(around.average)) {
       const Raw last = load(2 + kStates);
@@ -76,31 +84,32 @@ constexpr int64_t kPrefetchBytes = 2048;
 
 // The terms that an option switches (weight decay, nesterov, unscaling, ...) are branches on loop
 // invariants: always predicted, and hidden behind memory. Only what adds a stream is a template,
-// and kMore, so that the bare update stays what it is.
-template <class Streams, class Variant, bool kMore>
+// and the sweep, so that the bare update stays what it is.
+template <class Streams, class Variant, Sweep kSweep>
 void kernel(const Run* runs, int64_t run_count, const double* scalars, const Passes& passes) {
   using E = typename Streams::E;
+  constexpr bool kMore = kSweep != Sweep::bare;
   typename Variant::Scalars s;
   __builtin_memcpy(&s, scalars, sizeof s);
   const auto update = made<typename Variant::template Update<Compute<E>>>(s);
   const auto around = made<Around<Compute<E>>>(passes);
-  const int count = 2 + Variant::kStates + (kMore && passes.average);
+  const int count = 2 + Variant::kStates + (kSweep == Sweep::passes && passes.average);
   for (const Run* run = runs; run < runs + run_count; ++run) {
     const Streams streams(*run);
     const int64_t length = run->count;
-    Squares<E> sums;
+    Sums<kSweep, E> sums;
     int64_t i = 0;
     for (; i + kNumbers<E> <= length; i += kNumbers<E>) {
       for (int k = 0; k < (Variant::kPrefetch || kMore ? count : 0); ++k) {
         __builtin_prefetch(streams.at(k, i) + kPrefetchBytes);
       }
-      apply<Variant, kMore>(Full{}, streams, i, update, around, &sums);
+      apply<Variant, kSweep>(Full{}, streams, i, update, around, &sums);
     }
     if (i < length) {
-      apply<Variant, kMore>(Partial{length - i}, streams, i, update, around, &sums);
+      apply<Variant, kSweep>(Partial{length - i}, streams, i, update, around, &sums);
       i += kNumbers<E>;
     }
-    if (kMore && around.track) sums.finish(i, run->sums);
+    if (kSweep == Sweep::measure || (kMore && around.track)) sums.finish(i, run->sums);
   }
 }
 
@@ -121,16 +130,22 @@ bool square_sums(const char* numbers, int64_t count, double* sums) {
   return finite;
 }
 
-template <class Variant, bool kMore>
-constexpr int kStreams = 2 + Variant::kStates + kMore;
+template <class Variant, Sweep kSweep>
+constexpr int kStreams = 2 + Variant::kStates + (kSweep == Sweep::passes);
 
-template <class Variant, bool kMore>
-void fill(Kernel* row) {
-  constexpr int kCount = kStreams<Variant, kMore>;
-  row[int(Dtype::float32)] = kernel<Alike<float, kCount>, Variant, kMore>;
-  row[int(Dtype::float64)] = kernel<Alike<double, kCount>, Variant, kMore>;
-  row[int(Dtype::bfloat16)] = kernel<Alike<bfloat16, kCount>, Variant, kMore>;
-  row[int(Dtype::float16)] = kernel<Alike<float16, kCount>, Variant, kMore>;
+template <class Variant, Sweep kSweep>
+void fill(Kernels& table, int rule, int variant) {
+  constexpr int kCount = kStreams<Variant, kSweep>;
+  Kernel* const row = table.update[int(kSweep)][rule][variant];
+  row[int(Dtype::float32)] = kernel<Alike<float, kCount>, Variant, kSweep>;
+  row[int(Dtype::float64)] = kernel<Alike<double, kCount>, Variant, kSweep>;
+  row[int(Dtype::bfloat16)] = kernel<Alike<bfloat16, kCount>, Variant, kSweep>;
+  row[int(Dtype::float16)] = kernel<Alike<float16, kCount>, Variant, kSweep>;
+  if constexpr (kSweep != Sweep::bare) {
+    Kernel* const mixed = table.mixed[int(kSweep)][rule][variant];
+    mixed[0] = kernel<Mixed<float, kCount>, Variant, kSweep>;
+    mixed[1] = kernel<Mixed<double, kCount>, Variant, kSweep>;
+  }
 }
 
 // One row a variant, in the order of the rule's table of states; one column an element type. The
@@ -153,11 +168,11 @@ void enrol(Kernels& table, List<Variants...>) {
   int variant = 0;
   (
       [&] {
-        fill<Variants, false>(table.update[0][index][variant]);
-        fill<Variants, true>(table.update[1][index][variant]);
-        constexpr int kCount = kStreams<Variants, true>;
-        table.mixed[index][variant][0] = kernel<Mixed<float, kCount>, Variants, true>;
-        table.mixed[index][variant][1] = kernel<Mixed<double, kCount>, Variants, true>;
+        fill<Variants, Sweep::bare>(table, index, variant);
+        fill<Variants, Sweep::passes>(table, index, variant);
+        if constexpr (kRule.measured != nullptr) {
+          fill<Variants, Sweep::measure>(table, index, variant);
+        }
         ++variant;
       }(),
       ...);
@@ -211,6 +226,7 @@ void narrow_all(const float* in, uint16_t* out, int64_t count) {
 
 // Of isa_compact.cpp: compiled by itself, so that what GCC inlines there changes nothing here.
 void add_compact(Kernels& table);
+void add_adafactor(Kernels& table);
 
 // Called only once the processor is known to have the instruction set: a table filled by a static
 // initialiser would run this file's instructions on every machine.
@@ -234,6 +250,7 @@ Kernels kernels() {
     (to == Dtype::bfloat16 ? narrow_all<bfloat16> : narrow_all<float16>)(in, out, count);
   };
   add_compact(table);
+  add_adafactor(table);
   return table;
 }
 

@@ -3,6 +3,7 @@
 #include "kernels.h"
 #include "simd/around.h"
 #include "simd/fused.h"
+#include "simd/norms.h"
 #include "simd/squares.h"
 #include "simd/turns.h"
 #include "simd/vec.h"
@@ -11,6 +12,39 @@
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
+
+// What the update of a rule waits for, likewise: nothing is written.
+template <class Variant>
+void measure_kernel(const CompactRun& run, const double* scalars, const Passes& passes) {
+  constexpr int kStates = Variant::kStates, kCount = 2 + kStates;
+  typename Variant::Scalars s;
+  __builtin_memcpy(&s, scalars, sizeof s);
+  const auto update = made<typename Variant::template Update<F32>>(s);
+  const auto around = made<Around<F32>>(passes);
+  Turns turns(run, kCount);
+  Norms<float> norms;
+  while (turns.next()) {
+    const float* numbers[kCount];
+    for (int k = 0; k < kCount; ++k) numbers[k] = turns.open(k);
+    alignas(64) float measured[kTurn];
+    for (int j = 0; j < kTurn; j += kLanes32) {
+      turns.ask(j);
+      const F32 p = load_vector<F32>(numbers[0] + j);
+      F32 g = load_vector<F32>(numbers[1] + j);
+      if (rarely(around.unscale)) g = g / around.grad_scale;
+      g = around.prepared(g, p);
+      F32 state[kStates + 1];
+      for (int k = 0; k < kStates; ++k) state[k] = load_vector<F32>(numbers[2 + k] + j);
+      store_vector(measured + j, update.measured(p, g, state));
+      norms.add(kNormWeightSquares, p);
+    }
+    turns.clear_rest(measured);
+    for (int j = 0; j < kTurn; j += kLanes32) {
+      norms.add(kNormSquares, load_vector<F32>(measured + j));
+    }
+  }
+  norms.finish(0, run.sums);
+}
 
 // As isa.cpp's kernel with all passes, in float32 and a turn at a time.
 template <class Variant>
@@ -37,10 +71,7 @@ void compact_kernel(const CompactRun& run, const double* scalars, const Passes& 
         g = g / around.grad_scale;
         store_vector(numbers[1] + j, g);
       }
-      g *= around.clip_factor;
-      if (rarely(around.clamp)) g = clamp(g, around.max_grad_value);
-      if (rarely(around.maximize)) g = -g;
-      if (rarely(around.penalise)) g += p > 0 ? around.l1 : p < 0 ? -around.l1 : F32{};
+      g = around.prepared(g, p);
       update(p, g, state);
       store_vector(numbers[0] + j, p);
       for (int k = 0; k < kStates; ++k) store_vector(numbers[2 + k] + j, state[k]);
@@ -150,11 +181,14 @@ void kernel(const CompactRun& run, const double* scalars, const Passes& passes) 
 }
 
 template <const Rule& kRule, int kVariant>
-void add(CompactKernel*, List<>) {}
+void add(Kernels&, int, List<>) {}
 template <const Rule& kRule, int kVariant, class Variant, class... More>
-void add(CompactKernel* row, List<Variant, More...>) {
-  row[kVariant] = kernel<kRule, kVariant, Variant>;
-  add<kRule, kVariant + 1>(row, List<More...>{});
+void add(Kernels& table, int rule, List<Variant, More...>) {
+  table.compact[int(Sweep::passes)][rule][kVariant] = kernel<kRule, kVariant, Variant>;
+  if constexpr (kRule.measured != nullptr) {
+    table.compact[int(Sweep::measure)][rule][kVariant] = measure_kernel<Variant>;
+  }
+  add<kRule, kVariant + 1>(table, rule, List<More...>{});
 }
 
 }  // namespace
@@ -163,7 +197,7 @@ void add_compact(Kernels& table);
 
 void add_compact(Kernels& table) {
   int rule = 0;
-#define FASTOPT_ADD(name) add<name::kRule, 0>(table.compact[rule++], name::All{});
+#define FASTOPT_ADD(name) add<name::kRule, 0>(table, rule++, name::All{});
   FASTOPT_RULES(FASTOPT_ADD)
   table.decode = decode_all;
   table.encode = encode_all;

@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <limits>
 
+#include "adafactor.h"
 #include "dtypes.h"
 #include "formats.h"
 #include "rules/rule.h"
@@ -22,6 +23,11 @@ constexpr const char* kScaleSuffix = "_scale";
 // dtypes does not, misses the state rather than take codes for numbers.
 constexpr const char* kCodesSuffix = "_codes";
 constexpr double kUnlimited = std::numeric_limits<double>::infinity();
+
+// How a run is gone over: the bare update, the update with all passes, or nothing but the norms
+// that it waits for.
+enum class Sweep { bare, passes, measure };
+constexpr int kSweeps = 3;
 
 // The passes around a rule's update, the same for every rule, in the order in which they happen.
 struct Passes {
@@ -53,6 +59,7 @@ struct Passes {
   }
 
   // Whether they ask for more than the kernel of the bare update does.
+  Sweep sweep() const { return more() ? Sweep::passes : Sweep::bare; }
   bool more() const {
     return clip_norm || max_grad_value != kUnlimited || l1 != 0 || average || clear_grads ||
            track_stats;
@@ -64,10 +71,24 @@ struct Passes {
 struct Run {
   char* streams[kMaxStreams];
   int64_t count;
-  double* sums;         // kSums sums of squares, added to where statistics are tracked
+  double* sums;         // of statistics, kSums; or of a norm, kMeasures: added to
   const Dtype* dtypes;  // of each stream, for the kernels of mixed ones
 };
 enum { kGradSquares, kUpdateSquares, kWeightSquares, kSums };
+// What a rule measures before its update, each sum with what its roundings have lost: see TwoSum.
+enum { kNormSquares, kNormWeightSquares, kNorms };
+constexpr int kMeasures = 2 * kNorms;
+
+// A sum and what its roundings have lost (D. Knuth, The art of computer programming, 4.2.2).
+template <class X>
+struct TwoSum {
+  X high, low;
+  void add(X x) {
+    const X sum = high + x, part = sum - high;
+    low += (high - (sum - part)) + (x - part);
+    high = sum;
+  }
+};
 
 // The norm is summed in blocks of so many numbers, each by halving: of 1024 squares in double the
 // i-th and the (i + 512)-th are added, then the i-th and the (i + 256)-th, ... A partial block is
@@ -99,15 +120,15 @@ struct Kernels {
   const char* isa;
   int rule_count = 0;
   Rule rules[kMaxRules];
-  // [0]: the bare update; [1]: with all of the passes.
-  Kernel update[2][kMaxRules][kMaxVariants][kDtypes];
-  // Streams of several dtypes, with all of the passes; computed [0] in float32, or [1] in float64,
-  // where a stream is.
-  Kernel mixed[kMaxRules][kMaxVariants][2];
-  // Streams of any formats, with all of the passes.
-  CompactKernel compact[kMaxRules][kMaxVariants];
+  Kernel update[kSweeps][kMaxRules][kMaxVariants][kDtypes];
+  // Streams of several dtypes, no bare update; computed [0] in float32, or [1] in float64, where a
+  // stream is.
+  Kernel mixed[kSweeps][kMaxRules][kMaxVariants][2];
+  // Streams of any formats, likewise.
+  CompactKernel compact[kSweeps][kMaxRules][kMaxVariants];
   // The sum of squares of each block of kNormBlock numbers; false where one is NaN or infinite.
   bool (*square_sums[kDtypes])(const char* numbers, int64_t count, double* sums);
+  AdafactorKernels adafactor[kDtypes];
   // The floor a step is measured against: read every stream, write the first `writes` back.
   void (*stream)(float* const* streams, int reads, int writes, int64_t begin, int64_t end);
   // 16-bit conversions by themselves, for tests: to float32 and back to the given type.

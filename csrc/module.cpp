@@ -10,6 +10,7 @@
 #include "plan.h"
 #include "rows.h"
 #include "tensors.h"
+#include "whole.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -39,30 +40,8 @@ void register_rules(py::module_& m) {
         return numbers;
       },
       "rule"_a);
-  m.def(
-      "carried",
-      [](const std::string& rule, const std::optional<py::dict>& group) {
-        Group asks;
-        if (group) read_formats(group->ptr(), &asks);
-        std::vector<std::pair<std::string, double>> list;
-        for (const Rule::Carry* c = carries_of(find_rule(rule), asks.compact); c->name; ++c) {
-          list.emplace_back(c->name, c->start);
-        }
-        return list;
-      },
-      "rule"_a, "group"_a = py::none());
-  m.def(
-      "variants",
-      [](const std::string& rule) {
-        const Rule& r = kernels().rules[find_rule(rule)];
-        std::vector<std::vector<std::string>> states;
-        for (int v = 0; v < r.variants; ++v) {
-          states.emplace_back();
-          for (const Rule::State* s = r.states[v]; s->name; ++s) states.back().push_back(s->name);
-        }
-        return states;
-      },
-      "rule"_a);
+  m.def("carried", carried, "rule"_a, "group"_a = py::none(), "waits"_a = false);
+  m.def("variants", variants, "rule"_a);
   m.def(
       "scalar_names",
       [](const std::string& rule) { return names(kernels().rules[find_rule(rule)].scalar_names); },
@@ -70,7 +49,11 @@ void register_rules(py::module_& m) {
   m.def(
       "takes_sparse",
       [](const std::string& rule) { return kernels().rules[find_rule(rule)].sparse; }, "rule"_a);
-  m.def("states", states, "rule"_a, "group"_a);
+  m.def(
+      "waits_for_norms",
+      [](const std::string& rule) { return kernels().rules[find_rule(rule)].measured != nullptr; },
+      "rule"_a);
+  m.def("states", states, "rule"_a, "group"_a, "waits"_a = false);
   m.def("kinds", kinds, "rule"_a, "group"_a);
   m.def("hyperparameters", hyperparameters, "rule"_a, "group"_a);
   m.def("scalars", scalars, "rule"_a, "group"_a, "carried"_a, "first"_a = false);
@@ -116,8 +99,8 @@ void register_step(py::module_& m) {
            py::keep_alive<1, 8>())
       .def("layers", &Plan::layers, "groups"_a, "state"_a, "grad_scale"_a = py::none())
       .def("step", &Plan::step, "groups"_a, "state"_a, "threads"_a, "grad_scale"_a = py::none(),
-           "check"_a = py::none(), "agree"_a = py::none(), "rest"_a = py::none(),
-           "launch"_a = py::none())
+           "check"_a = py::none(), "agree"_a = py::none(), "agree_tensors"_a = py::none(),
+           "rest"_a = py::none(), "launch"_a = py::none())
       .def_property_readonly("grad_norm", &Plan::grad_norm)
       .def("stats", [](const Plan& plan) {
         std::vector<std::tuple<int, double, double, double>> list;
@@ -203,6 +186,12 @@ void register_format_probes(py::module_& m) {
       "seed"_a, "step"_a, "parameter"_a, "word"_a, "element"_a, "count"_a);
 }
 
+void register_whole(py::module_& m) {
+  m.def("adafactor", adafactor, "params"_a, "grads"_a, "rows"_a, "cols"_a, "steps"_a, "groups"_a,
+        "group_of"_a, "first"_a, "threads"_a);
+  m.def("share_memory", share_memory, "written"_a, "read_only"_a);
+}
+
 // Measuring and testing: not used by a step.
 void register_probes(py::module_& m) {
   m.def("stream", stream, "reads"_a, "updates"_a, "threads"_a);
@@ -244,6 +233,7 @@ PYBIND11_MODULE(_core, m) {
   register_rules(m);
   register_isa(m);
   register_step(m);
+  register_whole(m);
   register_probes(m);
   register_format_probes(m);
 }

@@ -121,7 +121,8 @@ py::tuple Plan::layers(const py::list& groups, const py::dict& state,
 
 py::object Plan::step(const py::list& groups, const py::dict& state, int threads,
                       std::optional<double> grad_scale, const py::object& check,
-                      const py::object& agree, const py::object& rest, const py::object& launch) {
+                      const py::object& agree, const py::object& agree_tensors,
+                      const py::object& rest, const py::object& launch) {
   const Running running(*this);
   grad_norm_.reset();
   const py::object changed =
@@ -132,6 +133,21 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
         rows->add(place, member);
       });
   if (!changed.is_none()) return changed;
+  Batch::Agree agree_sums;
+  if (!agree_tensors.is_none()) {
+    if (members_.share_memory()) {
+      return py::make_tuple(-1,
+                            "DTensors share memory, which an update that waits for norms of "
+                            "all processes does not take");
+    }
+    agree_sums = [&](std::vector<Batch::TensorSums>& found) {
+      const py::gil_scoped_acquire locked;
+      py::list rows;
+      for (const auto& [index, sums] : found) rows.append(py::make_tuple(index, sums));
+      auto agreed = agree_tensors(rows).cast<std::vector<std::array<double, kMeasures>>>();
+      for (size_t i = 0; i < found.size(); ++i) found[i].sums = agreed.at(i);
+    };
+  }
   if (!check.is_none()) {
     py::object refused = check();
     if (!refused.is_none()) return refused;
@@ -160,7 +176,7 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
   for (Rows* rows : rows_) rows->launched();
   {
     py::gil_scoped_release unlocked;
-    batch_.run(threads, members_.share_memory());
+    batch_.run(threads, members_.share_memory(), agree_sums);
   }
   if (batch_.tracks_stats()) stats_ = batch_.stats();
   roster_.done();

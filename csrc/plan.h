@@ -43,8 +43,8 @@ class Plan {
   // the step, `launch` the launches'.
   pybind11::object step(const pybind11::list& groups, const pybind11::dict& state, int threads,
                         std::optional<double> grad_scale, const pybind11::object& check,
-                        const pybind11::object& agree, const pybind11::object& rest,
-                        const pybind11::object& launch);
+                        const pybind11::object& agree, const pybind11::object& agree_tensors,
+                        const pybind11::object& rest, const pybind11::object& launch);
 
   // The gradients' norm in the last step, where a group asked for it.
   std::optional<double> grad_norm() const { return grad_norm_; }

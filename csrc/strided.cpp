@@ -155,9 +155,12 @@ void Batch::gather(const Entry& entry, int stream, int64_t from, int64_t to, cha
 
 // A run that is long and contiguous in every stream is updated where it lies; anything else is
 // gathered into contiguous scratch, updated by the very same kernel, and scattered back.
-void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end, double* sums) const {
+void Batch::update_strided(const Entry& entry, Sweep sweep, int64_t begin, int64_t end,
+                           double* sums) const {
   const Layout layout{layouts_.data() + entry.layout};
-  const double* scalars = advanced_[size_t(entry.advanced)].scalars.data();
+  const bool measures = sweep == Sweep::measure;
+  const Kernel kernel = measures ? entry.measure : entry.kernel;
+  const double* const numbers = scalars(entry);
   const Passes& passes = groups_[entry.group].passes;
 
   bool in_place = layout.size(0) >= kMinRun;
@@ -165,7 +168,7 @@ void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end, doubl
   if (in_place) {
     return walk(entry, begin, end, [&](Run run, int64_t) {
       run.sums = sums;
-      entry.kernel(&run, 1, scalars, passes);
+      kernel(&run, 1, numbers, passes);
     });
   }
 
@@ -178,7 +181,8 @@ void Batch::update_strided(const Entry& entry, int64_t begin, int64_t end, doubl
     const int64_t stop = std::min(at + kGather, end);
     gathered.count = stop - at;
     for (int k = 0; k < entry.stream_count; ++k) gather(entry, k, at, stop, scratch[k]);
-    entry.kernel(&gathered, 1, scalars, passes);
+    kernel(&gathered, 1, numbers, passes);
+    if (measures) continue;
     walk(entry, at, stop, [&](const Run& run, int64_t offset) {
       for (int k = 0; k < entry.stream_count; ++k) {
         if (k == 1 && !passes.writes_grads()) continue;  // gradients are only read

@@ -7,11 +7,14 @@ that uses torch.optim. fastopt's optimizers take them as arguments and do them i
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+# What trains the parameters that an optimizer does not take.
+BESIDE: WeakKeyDictionary[Optimizer, Optimizer] = WeakKeyDictionary()
 ARGUMENTS = ("max_grad_norm", "l1", "ema_decay")
 
 
@@ -49,6 +52,16 @@ def attach(
 @contextmanager
 def averaged(optimizer: Optimizer) -> Iterator[None]:
     """The averaged weights in the parameters, where ``optimizer`` keeps an average."""
+    if optimizer in BESIDE:
+        with averaged(BESIDE[optimizer]), _averaged(optimizer):
+            yield
+    else:
+        with _averaged(optimizer):
+            yield
+
+
+@contextmanager
+def _averaged(optimizer: Optimizer) -> Iterator[None]:
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if not all("ema" in optimizer.state[p] for p in params):
         yield

@@ -17,6 +17,7 @@ from torch.utils.data import TensorDataset
 from . import lr_find, pictures, report
 from .composition import ARGUMENTS as PASSES
 from .data import load_digits
+from .optimizers import OPTIMIZERS
 from .options import QUICK_IMAGES, parser
 from .train import WARM_UP_STEPS, Settings, train_pair
 
@@ -92,6 +93,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             name: vars(args)[name] for name in ("lr", "weight_decay", *PASSES) if name in args
         },
     )
+    for name in args.optimizers:
+        if lacking := settings.overrides.keys() - {*OPTIMIZERS[name].arguments, *PASSES}:
+            command.error(f"{name} has no {', '.join(lacking)}")
     if settings.steps(train) <= WARM_UP_STEPS:
         command.error("one step in all, and the first is not timed: ask for more --epochs")
     args.out.mkdir(parents=True, exist_ok=True)

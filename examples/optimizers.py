@@ -1,7 +1,6 @@
 """What a name on the command line stands for: LIBRARIES, OPTIMIZERS and SCHEDULES, then build."""
 
 from collections.abc import Callable, Iterable, Mapping
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,25 +19,49 @@ import fastopt
 from . import composition
 
 # The order is that of every table and picture: the reference first.
-LIBRARIES: dict[str, ModuleType] = {"torch": torch.optim, "fastopt": fastopt}
+LIBRARIES = ("torch", "fastopt")
+
+# Arguments that suit these nets; what is not named here keeps the class's default.
+SUITED: dict[str, dict[str, Any]] = {
+    "sgd": {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-4},
+    "adam": {"lr": 3e-3, "weight_decay": 1e-4},
+    "adamw": {"lr": 3e-3, "weight_decay": 1e-2},
+    "rmsprop": {"lr": 1e-3, "weight_decay": 1e-4},
+    "radam": {"lr": 1e-2, "weight_decay": 1e-4},
+    "asgd": {"lr": 0.1, "weight_decay": 1e-4},
+    "lamb": {"lr": 1e-2, "weight_decay": 1e-2},
+    "lars": {"lr": 10.0, "weight_decay": 1e-4},
+    "lion": {"lr": 1e-3, "weight_decay": 1e-2},
+    "adabelief": {"lr": 3e-3, "weight_decay": 1e-2},
+    "ademamix": {"lr": 1e-3, "weight_decay": 1e-2},
+    "adan": {"lr": 3e-3, "weight_decay": 1e-2},
+    "adamwschedulefree": {"lr": 3e-3, "weight_decay": 1e-2},
+    "sgdschedulefree": {"lr": 0.1, "weight_decay": 1e-4},
+    "muon": {"lr": 0.02, "weight_decay": 1e-2},
+}
 
 
 class Choice(NamedTuple):
-    """An optimizer: its class name, the same in each library, and arguments that suit these nets.
-
-    What is not named here keeps torch's default.
-    """
+    """An optimizer: its class name, and arguments, learning rate and weight decay among them."""
 
     class_name: str
     arguments: dict[str, Any]
 
+    @property
+    def classes(self) -> dict[str, Any]:
+        """By library. Where torch has no such class, its operations one by one: see Lion."""
+        ours = getattr(fastopt, self.class_name)
+        return {"torch": ours.__bases__[1], "fastopt": ours}
 
-OPTIMIZERS = {
-    "sgd": Choice("SGD", {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-4}),
-    "adam": Choice("Adam", {"lr": 3e-3, "weight_decay": 1e-4}),
-    "adamw": Choice("AdamW", {"lr": 3e-3, "weight_decay": 1e-2}),
-    "rmsprop": Choice("RMSprop", {"lr": 1e-3, "weight_decay": 1e-4}),
-}
+
+def choice(cls: Any) -> Choice:
+    """A class of fastopt's, with the arguments that suit it."""
+    defaults = cls([torch.empty(0, 0)]).defaults
+    kept = {name: defaults[name] for name in ("lr", "weight_decay") if name in defaults}
+    return Choice(cls.__name__, kept | SUITED.get(cls.__name__.lower(), {}))
+
+
+OPTIMIZERS = {cls.__name__.lower(): choice(cls) for cls in fastopt.optim.CLASSES}
 
 # Each takes the optimizer and the number of steps of the whole training, and is stepped per batch.
 SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
@@ -60,10 +83,48 @@ def build(
 ) -> Optimizer:
     """The optimizer ``name`` of ``library``, with ``overrides`` of its arguments (lr, ...).
 
-    torch's classes lack the passes around the update; they are composed around those.
+    torch's classes lack the passes around the update; they are composed around those. What Muon
+    does not take, AdamW trains.
     """
+    if name == "muon":
+        return with_the_rest(library, [*parameters], overrides)
+    return made(library, name, parameters, overrides)
+
+
+def with_the_rest(
+    library: str, parameters: list[nn.Parameter], overrides: Mapping[str, Any]
+) -> Optimizer:
+    """Muon for the matrices, as it takes nothing else, and AdamW for the rest: biases, filters.
+
+    AdamW steps after Muon, and its learning rate follows the schedule of Muon's.
+    """
+    muon = made(library, "muon", [p for p in parameters if p.ndim == 2], overrides)
+    others = [p for p in parameters if p.ndim != 2]
+    if not others:
+        return muon
+    own = {n: value for n, value in overrides.items() if n in composition.ARGUMENTS}
+    rest = made(library, "adamw", others, own)
+    start = muon.param_groups[0]["lr"]
+    lr = rest.param_groups[0]["lr"]
+
+    def step(*_: Any) -> None:
+        rest.param_groups[0]["lr"] = lr * muon.param_groups[0]["lr"] / start if start else lr
+        rest.step()
+        rest.zero_grad()
+
+    muon.register_step_post_hook(step)
+    composition.BESIDE[muon] = rest
+    return muon
+
+
+def made(
+    library: str,
+    name: str,
+    parameters: Iterable[nn.Parameter],
+    overrides: Mapping[str, Any],
+) -> Optimizer:
     choice = OPTIMIZERS[name]
-    cls = getattr(LIBRARIES[library], choice.class_name)
+    cls = choice.classes[library]
     arguments = {**choice.arguments, **overrides}
     passes = {n: arguments.pop(n) for n in composition.ARGUMENTS if n in arguments}
     if library == "fastopt":

@@ -47,7 +47,8 @@ def parser() -> argparse.ArgumentParser:
         type=str.lower,
         choices=list(OPTIMIZERS),
         default=["sgd", "adam", "rmsprop"],
-        help="optimizers by name, in upper or lower case",
+        help="optimizers by name, in upper or lower case; muon takes the matrices alone, and AdamW "
+        "trains the rest beside it",
     )
     add("--epochs", type=positive_int, default=10, help="passes over the training images")
     add(
@@ -64,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
 
     def defaults(argument: str) -> str:
         of = ", ".join(
-            f"{name} {choice.arguments[argument]}" for name, choice in OPTIMIZERS.items()
+            f"{name} {choice.arguments[argument]}"
+            for name, choice in OPTIMIZERS.items()
+            if argument in choice.arguments
         )
         return f"(default: {of})"
 
@@ -75,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="L2",
         type=float,
         default=absent,
-        help="L2 penalty, torch's weight_decay; adamw takes it as its decoupled weight decay "
+        help="L2 penalty, torch's weight_decay; to adamw, lion and muon a decoupled one "
         + defaults("weight_decay"),
     )
     add(

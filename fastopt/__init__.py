@@ -3,9 +3,11 @@
     import fastopt
     optimizer = fastopt.AdamW(model.parameters(), lr=1e-3)
 
-The optimizer classes; explain(), which tells the path each parameter takes and why; memory(), which
-tells beforehand what training takes; patch(), for trainers that make torch's classes; then
-fastopt.functional: one fused pass over given lists, one function a rule.
+Every public name of torch.optim, so that `import fastopt as optim` is enough: the optimizers that
+fastopt has, and all else as torch's own objects (LBFGS, lr_scheduler, swa_utils, ...). Then
+explain(), which tells the path each parameter takes and why; memory(), which tells beforehand what
+training takes; patch(), for trainers that make torch's classes; fastopt.functional: one fused pass
+over given lists, one function a rule, under torch's names.
 """
 
 import sys
@@ -37,6 +39,12 @@ from .patch import patch
 
 _core.isa()  # a wrong FASTOPT_ISA is reported here, not in the middle of training
 
+# All else that torch.optim has. Of two classes of one name mypy takes the first, Python the last.
+from torch.optim import *  # type: ignore[assignment]  # noqa: E402, F403
+
+from .optim import *  # noqa: E402, F403
+
 __version__ = "0.1.0"
 __all__ = ["explain", "functional", "memory", "patch"]
 __all__ += optim.__all__
+__all__ += torch.optim.__all__

@@ -5,7 +5,7 @@ import platform
 import torch
 
 import fastopt
-from fastopt import _core, memory, openmp, optim
+from fastopt import _core, declared, memory, openmp, optim
 from fastopt.backends.triton import missing
 from fastopt.routes import BACKENDS, backend_setting
 
@@ -25,13 +25,22 @@ def main() -> None:
     with torch.device("meta"):
         matrix = torch.empty(64, 64, requires_grad=True)
     for cls in optim.CLASSES:
+        if cls._rule in declared.WHOLE:
+            found = memory([matrix], cls)
+            states = [kind for kind in found.bytes if kind not in BESIDE]
+            size = sum(found.bytes[state] for state in states) / found.elements
+            print(f"{cls.__name__}: {', '.join(states)}, {size:.2f} for a matrix of 64x64")
+            continue
         weighed = {bits: memory([matrix], cls, state_bits=bits) for bits in (32, 16, 8)}
         states = [kind for kind in weighed[32].bytes if kind not in BESIDE]
+        more = declared.states(cls._rule) - {*states}
         sizes = (
             f"{bits} bits {sum(m.bytes[state] for state in states) / m.elements:.2f}"
             for bits, m in weighed.items()
         )
-        print(f"{cls.__name__}: {', '.join([*states, *sizes] if states else ['no states'])}")
+        options = f" (options add {', '.join(sorted(more))})" * bool(more)
+        line = ", ".join([*states, *sizes] if states else ["no states"])
+        print(f"{cls.__name__}: {line}{options}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _core, precision
+from . import _core, declared, precision
 from .precision import ASKING, CODES, HALVES, PLANES, SCALE
 from .routes import name_of, parameters
 from .stepping import Stepping
@@ -85,7 +85,7 @@ def prepare(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str
                 asks.add(key)
     # 16 bits are too few for a number. What is no tensor, as in old checkpoints, becomes one where
     # torch's class keeps it.
-    carried = {name for name, _ in _core.carried(optimizer._rule)} - {"step"}
+    carried = declared.numbers(optimizer._rule) - {"step"}
     states = {}
     for key, entry in saved["state"].items():
         state = states[key] = torchs(optimizer._rule, entry)
@@ -115,11 +115,12 @@ def finish(optimizer: Stepping) -> None:
 def portable(optimizer: Stepping, own: set[str]) -> dict[str, Any]:
     """The state dict with torch's names only, in float32; `own`: arguments that torch lacks."""
     found, rule = optimizer.state_dict(), optimizer._rule
-    names = {name for variant in _core.variants(rule) for name in variant}
-    names |= {name for name, _ in _core.carried(rule)}
+    names = declared.states(rule) | declared.numbers(rule)
     states: dict[Any, dict[str, Any]] = {}
     kinds = {
-        key: _core.kinds(rule, group) for group in found["param_groups"] for key in group["params"]
+        key: declared.kinds(rule, group)
+        for group in found["param_groups"]
+        for key in group["params"]
     }
     for key, state in found["state"].items():
         plain = states[key] = {}

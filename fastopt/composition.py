@@ -57,7 +57,7 @@ class Composition:
         ]
         for _, group, p in self.updated:
             for reason in (
-                "differentiable=True" if group["differentiable"] else "",
+                "differentiable=True" if group.get("differentiable") else "",
                 f"a gradient of layout {p.grad.layout}" if p.grad.layout != torch.strided else "",
             ):
                 if reason:
@@ -111,7 +111,7 @@ class Composition:
             clamped = real(g).clamp(-limit, limit)
             g = torch.view_as_complex(clamped) if g.is_complex() else clamped
         if l1 := setting(group, "l1"):
-            sign = real(p.detach()).sign() * (-l1 if group["maximize"] else l1)
+            sign = real(p.detach()).sign() * (-l1 if group.get("maximize") else l1)
             g = g + (torch.view_as_complex(sign) if g.is_complex() else sign).to(g.dtype)
         return g
 

@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from .backends import cpu, triton
+from .backends import batched, cpu, triton
 from .memory import Memory, weigh
 from .optim._fused import FusedStep
 from .routes import parameters, route
 from .wrappers import unwrapped
 
-HOW = {"cpu": cpu.how, "triton": triton.how}
+HOW = {"cpu": cpu.how, "triton": triton.how, "batched": batched.how}
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Explanation:
 def explain(optimizer: Any) -> Explanation:
     """Tell, per bucket of parameters, which path the next `step()` takes and why.
 
-    Paths: "cpu" is fastopt's compiled engine, "triton" its GPU kernel, "torch" is torch's own step
-    for that class. Nothing is changed; what lies in a gradient (a sparse one, say) is judged by the
-    gradients now present.
+    Paths: "cpu" is fastopt's compiled engine, "triton" its GPU kernel, "batched" torch's operations
+    over many parameters at once, "torch" is torch's own step for that class. Nothing is changed;
+    what lies in a gradient (a sparse one, say) is judged by the gradients now present.
 
     Args:
         optimizer: any optimizer, also in a trainer's wrapper (Accelerate's, Lightning's, Fabric's,

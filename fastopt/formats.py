@@ -13,7 +13,7 @@ every machine, for any number of threads and in any sharding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +40,8 @@ def mix64(x: int) -> int:
 def key(seed: int, step: int, parameter: int, word: int = 0) -> int:
     """What the words of a parameter's elements at one step are made of.
 
-    `step` counts from 1; `parameter` is its place over all param groups. A rule with several signed
-    states rounds the second by another word.
+    `step` counts from 1; `parameter` is its place over all param groups. A rule with several states
+    of a kind rounds the second by another word.
     """
     return mix64(mix64(mix64(seed) ^ step) ^ (parameter + (word << 32)))
 
@@ -72,25 +72,6 @@ def noise(word: Array, rounds: str, bits: int) -> Array:
         return np.asarray(word & U32((1 << bits) - 1))
     turned = word << U32(8) | word >> U32(24)  # a weight's
     return np.asarray((turned & U32(0xFFFF)) >> U32(16 - bits))
-
-
-# Which kind of number a state is. A running maximum never decays, so that nearest rounding does it
-# no harm, and noise would only add its own maximum.
-STATE_KINDS = {
-    "exp_avg_sq": "positive",
-    "max_exp_avg_sq": "maximum",
-    "square_avg": "positive",
-    "sum": "positive",
-}
-
-
-def kind_of(state: str, states: Iterable[str] = ()) -> str:
-    """How a rule's state among others is coded: "signed", "positive", "maximum"; or "exact", which
-    is not: a variance that is the difference of two states would be nothing but their noise.
-    """
-    if "grad_avg" in states and state in ("square_avg", "grad_avg"):
-        return "exact"
-    return STATE_KINDS.get(state, "signed")
 
 
 # ---- codes of a byte ----

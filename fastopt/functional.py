@@ -8,6 +8,7 @@ replaced by that parameter's first one. `foreach`, `fused` and `has_complex` are
 nothing. Compact formats are given as a param group and a state have them: `state_bits`,
 `master_weight_bits`, `stochastic_rounding`, `rounding_seed`, and lists of what lies beside states
 and parameters, `exp_avg_scales`, ..., `master_lows`.
+Those of rules over whole tensors (`muon`, `adafactor`) are torch's own.
 `capturable`, `differentiable` and `has_sparse_grad` are torch's own functions' business.
 All raise RuntimeError, before anything is written, where a tensor does not fit its parameter or is
 not a plain CPU tensor.
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _core, optim
+from . import _core, declared, optim
 from .arguments import FORMATS
 from .optim._fused import FusedStep
 from .precision import ASKING, SCALE
@@ -51,11 +52,11 @@ class Form:
         self._defaults = {n: a.default for n, a in arguments.items() if a.default is not a.empty}
         self._refused = [name for name in REFUSED if name in arguments]
         # What torch's form has no argument for is what the class has it be; and where a param group
-        # has betas, torch's forms have beta1 and beta2.
+        # has betas, torch's forms have beta1 and beta2, for etas etaminus and etaplus.
         group, numbers = cls([torch.empty(0)]).param_groups[0], _core.hyper(self._rule)
         self._hyper = {k: group[k] for k in numbers if k in group and k not in arguments}
         self._several = {
-            key: [f"{key.removesuffix('s')}{i + 1}" for i in range(count)]
+            key: [n for n in own if n != key and n.startswith(key.removesuffix("s"))]
             for key, count in numbers.items()
             if count > 1
         }
@@ -148,18 +149,18 @@ def check(count: int, lists: dict[str, list[Any]]) -> None:
 
 
 @cache
-def forms() -> dict[str, Form]:
+def forms() -> dict[str, Callable[..., None]]:
     """Every form, by its name in torch."""
     found = {}
     for cls in optim.CLASSES:
         module = cls.__bases__[1].__module__
-        name = module.rsplit(".", 1)[-1]
+        name = module.rsplit(".", 1)[-1].lstrip("_")
         if theirs := getattr(sys.modules[module], name, None):
-            found[name] = Form(cls, theirs)
+            found[name] = theirs if cls._rule in declared.WHOLE else Form(cls, theirs)
     return found
 
 
-def __getattr__(name: str) -> Form:
+def __getattr__(name: str) -> Callable[..., None]:
     if name not in forms():
         raise AttributeError(
             f"module {__name__!r} has no attribute {name!r}; its forms: {', '.join(forms())}"

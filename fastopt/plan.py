@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import _core, precision, ranks
+from . import _core, declared, precision, ranks
 from .arguments import setting
 from .composition import Composition, passes_on, without_passes
 from .routes import (
@@ -26,7 +26,7 @@ from .routes import (
     parameters,
     routes_of,
 )
-from .stepping import NO_SCALER, Changed, Outcome, Scaler, Stats, Stepping
+from .stepping import NO_SCALER, Changed, Outcome, Scaler, Stats, Stepping, Work
 
 if TYPE_CHECKING:
     from .backends.triton.launch import Launch
@@ -107,17 +107,21 @@ def create_states(optimizer: Stepping, ours: list[bool]) -> NewStates:
         created: dict[str, Tensor | None] = {}
         if unfit := precision.unfit(group, param):
             raise refusal(optimizer, index, f"it {unfit}")
+        if rule in declared.WHOLE:
+            created |= {n: t for n, t in declared.begun(rule, param).items() if n not in state}
         wide = torch.get_default_dtype() == torch.float64 and not group.get("fused")
-        for name, number in _core.carried(rule, group):
+        for name, _ in () if rule in declared.WHOLE else _core.carried(rule, group):
             if name not in state:
+                number = dict(_core.carried(rule, group, waits=True))[name]
                 dtype = torch.float64 if wide else torch.float32
                 created[name] = torch.full((), number, dtype=dtype)
-        kinds = _core.kinds(rule, group)
-        for name, start in _core.states(rule, group):
+        kinds = declared.kinds(rule, group)
+        for name, _ in () if rule in declared.WHOLE else _core.states(rule, group):
             found = state.get(name, state.get(name + precision.CODES))
             if found is None:
+                start = dict(_core.states(rule, group, waits=True))[name]
                 fresh[index] |= start is None
-                created |= precision.new_state(group, param, kinds[name], name, start)
+                created |= precision.new_state(group, param, kinds[name], name, start, state)
             elif isinstance(found, Tensor) and found.layout != torch.strided:
                 # As torch's own step leaves a momentum buffer after a sparse gradient.
                 reason = f"its state {name!r} has layout {found.layout}, but its gradient is dense"
@@ -171,6 +175,8 @@ class Plan:
         ]
         self._agreement = agreement or ranks.Agreement(params, optimizer.norm_group)
         self._is_share = only is not None
+        # For norms of tensors whose parts are in several processes.
+        self._waits = self._agreement.cuts and declared.waits_for_norms(optimizer._rule)
         ranks.warn_of_unnamed(optimizer)
         # What an edit from outside makes the correction of stale.
         self.corrected = [
@@ -287,8 +293,11 @@ class Plan:
         assert self._core is not None
         groups, threads = optimizer.param_groups, torch.get_num_threads()
         agree = self._agreement.total if self._agreement.needed else None
+        tensors = self._agreement.tensors if self._waits else None
         if self._on_cpu:
-            return self._core.step(groups, optimizer.state, threads, grad_scale, None, agree)
+            return self._core.step(
+                groups, optimizer.state, threads, grad_scale, None, agree, tensors
+            )
         check = rest = run = None
         if self._rest:
             params = (param for _, param in parameters(optimizer))
@@ -297,7 +306,9 @@ class Plan:
         if self._launch is not None:
             check = partial(self._launch.check, optimizer, scaler)
             run = partial(self._launch.run, scaler)
-        return self._core.step(groups, optimizer.state, threads, grad_scale, check, None, rest, run)
+        return self._core.step(
+            groups, optimizer.state, threads, grad_scale, check, None, tensors, rest, run
+        )
 
     @property
     def grad_norm(self) -> float | Tensor | None:
@@ -329,6 +340,65 @@ class Plan:
         return [(self.names[index], g, update, weight) for index, g, update, weight in found]
 
 
+class WholePlan(Plan):
+    """Of a rule over whole tensors: no kernel of single elements has a part in it, and the passes
+    are torch's.
+    """
+
+    def __init__(
+        self,
+        optimizer: Stepping,
+        only: Collection[int] | None = None,
+        agreement: ranks.Agreement | None = None,
+    ) -> None:
+        super().__init__(optimizer, only, agreement)
+        self._fuses = self._on_cpu = self._on_device = False
+        self._composes = any(map(passes_on, optimizer.param_groups))
+        shapes = declared.WHOLE[optimizer._rule].shapes
+        self._kept = [(p, [*shapes(tuple(p.shape))]) for _, p in parameters(optimizer)]
+
+    def _build(self, optimizer: Stepping, new: NewStates, scaler: Scaler) -> None:
+        pass
+
+    def _update(self, optimizer: Stepping, grad_scale: float | None, scaler: Scaler) -> Outcome:
+        given = [*parameters(optimizer)]
+        if len(given) != len(self._kept):
+            return -1, "its parameters have changed"
+        work, theirs = [], []
+        for index, (group, param) in enumerate(given):
+            planned, names = self._kept[index]
+            route, grad = self.routes[index], param.grad
+            if param is not planned:
+                return -1, "its parameters have changed"
+            if route.backend == "torch":
+                theirs.append(param)
+            if not route.ours or grad is None:
+                continue
+            if _core.memory_of(grad) is None or grad.layout != torch.strided or grad.is_neg():
+                return index, "its gradient is of another kind than before"
+            if grad.shape != param.shape or grad.device != param.device:  # .data was set
+                return index, (
+                    f"its gradient has shape {[*grad.shape]} on {grad.device}, the parameter "
+                    f"{[*param.shape]} on {param.device}"
+                )
+            state = optimizer.state.get(param, {})
+            if not all(name in state for name in names):
+                return index, "it has a gradient for the first time"
+            work.append(Work(index, route.backend, group, param))
+
+        def first() -> None:
+            if theirs:
+                optimizer._torch_step_of(theirs, grad_scale)
+            if grad_scale is not None:
+                grads = [param.grad for *_, param in work if param.grad is not None]
+                torch._foreach_div_(grads, grad_scale)
+
+        if not work:
+            first()
+            return None
+        return optimizer._whole_step_of(work, first if theirs or grad_scale is not None else None)
+
+
 def stepped(
     optimizer: Stepping,
     plan: Plan | None,
@@ -341,5 +411,6 @@ def stepped(
         outcome = plan.step(optimizer, scaler)
         if outcome is None or outcome == "skipped":
             return plan, outcome
-    plan = Plan(optimizer, only, agreement)
+    whole = optimizer._rule in declared.WHOLE
+    plan = (WholePlan if whole else Plan)(optimizer, only, agreement)
     return plan, plan.first_step(optimizer, scaler)

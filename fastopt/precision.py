@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _core, ranks
+from . import _core, declared, ranks
 from .arguments import setting
 from .formats import BLOCK
 
@@ -120,10 +120,22 @@ def _format(kind: str) -> str:
 
 
 def new_state(
-    group: dict[str, Any], param: Tensor, kind: str, name: str, start: float | None
+    group: dict[str, Any],
+    param: Tensor,
+    kind: str,
+    name: str,
+    start: float | str | None,
+    state: dict[str, Any],
 ) -> dict[str, Tensor]:
-    """A state that has had no step. `start` None: the first one writes it."""
+    """A state that has had no step, of a parameter that has others. `start` None: the first step
+    writes it; "param": it is what the parameter is, correction included.
+    """
     dtype = dtype_of(group, param, kind)
+    if isinstance(start, str):
+        begun = weight(param, state)
+        if dtype == torch.uint8:
+            return encoded(begun, param, kind, name)
+        return {name: begun.to(dtype or param.dtype, copy=True)}
     if dtype == torch.uint8:
         if start:
             return encoded(torch.full_like(param, start), param, kind, name)
@@ -145,7 +157,7 @@ def converted(
     to go.
     """
     changed: dict[str, Tensor | None] = {}
-    for name, kind in _core.kinds(rule, group).items():
+    for name, kind in declared.kinds(rule, group).items():
         dtype = dtype_of(group, param, kind)
         codes, scale = state.get(name + CODES), state.get(name + SCALE)
         value = state.get(name) if codes is None else codes
@@ -188,19 +200,37 @@ def weight(param: Tensor, state: dict[str, Any]) -> Tensor:
     low = state.get(LOW)
     if low is None:
         return param.detach()
-    form = {
-        (torch.bfloat16, torch.int16): "split16",
-        (torch.bfloat16, torch.int8): "split8",
-        (torch.float16, torch.int16): "rest16",
-        (torch.float16, torch.int8): "rest8",
-    }[param.dtype, low.dtype]
-    bits, rest = param.detach().view(torch.int16), low.detach()
+    form, bits, rest = _halves(param, low)
     planes = [_plane(t).view(np.uint8) for t in (bits, rest)]
     return _like(
         param,
         torch.float32,
         _core.decode(form, planes[0], planes[1], planes[1].size // rest.itemsize),
     )
+
+
+def set_weight(param: Tensor, state: dict[str, Any], value: Tensor) -> None:
+    """Write a parameter and its correction, to nearest: there is no step to key noise by."""
+    low = state.get(LOW)
+    if low is None:
+        param.copy_(value)
+        return
+    form, bits, rest = _halves(param, low)
+    numbers = _plane(value.float())
+    planes = _core.encode(form, "nearest", numbers, np.zeros(numbers.size, np.uint32))
+    for plane, to in zip(planes, (bits, rest), strict=True):
+        _fill(to, plane.view(np.int16 if to.dtype == torch.int16 else np.int8))
+
+
+def _halves(param: Tensor, low: Tensor) -> tuple[str, Tensor, Tensor]:
+    """The format of a parameter with its correction, and the planes of both."""
+    form = {
+        (torch.bfloat16, torch.int16): "split16",
+        (torch.bfloat16, torch.int8): "split8",
+        (torch.float16, torch.int16): "rest16",
+        (torch.float16, torch.int8): "rest8",
+    }[param.dtype, low.dtype]
+    return form, param.detach().view(torch.int16), low.detach()
 
 
 # ---- what it weighs ----
@@ -212,13 +242,14 @@ def bytes_of(group: dict[str, Any], param: Tensor, rule: str) -> dict[str, int]:
     found = {"weights": count * own, "gradients": count * own}
     if bits := group.get("master_weight_bits"):
         found[LOW] = count * CORRECTIONS[bits].itemsize
-    for name, kind in _core.kinds(rule, group).items():
+    for name, kind in declared.kinds(rule, group).items():
         dtype = dtype_of(group, param, kind)
         found[name] = count * (own if dtype is None else dtype.itemsize)
         if dtype == torch.uint8:
             found[name] += math.prod(ranks.own_shape(blocks(param), param))
     if setting(group, "ema_decay") is not None:
         found["ema"] = count * own
-    if numbers := _core.carried(rule, group):
+    found |= declared.bytes_of_whole(rule, param, ranks.own_shape(param.shape, param))
+    if numbers := declared.numbers(rule, group):
         found["numbers"] = 4 * len(numbers)
     return found

@@ -116,6 +116,27 @@ class Agreement:
             total, bad = summed([total, bad], self.norm_group, device_of(self.norm_group))
         return total, bad == 0
 
+    @property
+    def cuts(self) -> bool:
+        """Whether any parameter's parts are spread over processes."""
+        return any(self.groups)
+
+    def tensors(self, own: list[tuple[int, list[float]]]) -> list[list[float]]:
+        """Sums of single parameters over all processes that hold a part of them."""
+        rows = torch.zeros(len(self.team_of), len(own[0][1]) if own else 4, dtype=torch.float64)
+        for index, sums in own:
+            rows[index] = torch.tensor(sums, dtype=torch.float64)
+        self._sum_by_team(rows)
+        return [rows[index].tolist() for index, _ in own]
+
+    def _sum_by_team(self, rows: Tensor) -> None:
+        for team, groups in enumerate(self.groups):
+            members = [i for i, of in enumerate(self.team_of) if of == team]
+            for group, device in groups:
+                shared = rows[members].to(device)
+                dist.all_reduce(shared, group=group)
+                rows[members] = shared.cpu()
+
     def stats(self, own: list[Stats]) -> list[Stats]:
         """Of every parameter that any process has updated, norms over all that hold a part of it:
         the processes of a team, in one sum for all its parameters.
@@ -123,12 +144,7 @@ class Agreement:
         rows = torch.zeros(len(self.team_of), 4, dtype=torch.float64)
         for index, *norms in own:
             rows[index] = torch.tensor([*(norm * norm for norm in norms), 1])
-        for team, groups in enumerate(self.groups):
-            members = [i for i, of in enumerate(self.team_of) if of == team]
-            for group, device in groups:
-                shared = rows[members].to(device)
-                dist.all_reduce(shared, group=group)
-                rows[members] = shared.cpu()
+        self._sum_by_team(rows)
         found: list[Stats] = []
         for index, (grad, update, weight, count) in enumerate(rows.tolist()):
             if count:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from . import _core, ranks
-from .backends import cpu, triton
+from .backends import batched, cpu, triton
+from .declared import WHOLE, Whole
 from .precision import ASKING, asked
 from .stepping import Stepping
 
@@ -21,8 +22,8 @@ DTYPES = tuple(getattr(torch, name) for name in _core.dtypes)
 
 @dataclass(frozen=True)
 class Route:
-    """The path of one parameter: `backend` is "cpu", "triton" or "torch", or "none" where this step
-    leaves it out; `reason` says why.
+    """The path of one parameter: `backend` is "cpu", "triton", "batched" or "torch", or "none"
+    where this step leaves it out; `reason` says why.
 
     `lasting` is False where the reason may be gone with the next step: it lies in a gradient, or in
     memory of the parameter that `param.data = ...` replaces.
@@ -34,7 +35,7 @@ class Route:
 
     @property
     def ours(self) -> bool:
-        return self.backend in ("cpu", "triton")
+        return self.backend in ("cpu", "triton", "batched")
 
 
 LEFT_OUT = Route("none", "it is updated with others")
@@ -108,6 +109,8 @@ def best_route(optimizer: Stepping, group: dict[str, Any], param: Tensor, index:
     setting = backend_setting()
     if setting == "torch":
         return Route("torch", "FASTOPT_BACKEND=torch")
+    if whole := WHOLE.get(optimizer._rule):
+        return route_of_whole(optimizer, whole, param, index)
     if group.get("differentiable"):
         return Route("torch", "differentiable=True")
     shard = ranks.is_shard(param)  # which lets the core know of them
@@ -129,6 +132,35 @@ def best_route(optimizer: Stepping, group: dict[str, Any], param: Tensor, index:
         reason = f"the gradient is a {type(grad).__name__}, the parameter a {type(param).__name__}"
         return Route("torch", reason, lasting=False)
     return route_of_grad(optimizer, grad, index, backend)
+
+
+def route_of_whole(optimizer: Stepping, whole: Whole, param: Tensor, index: int) -> Route:
+    """The path where the rule looks at whole tensors: the core's, if it has the rule; else torch's
+    operations, batched.
+    """
+    grad = param.grad
+    for kind, found in (
+        ("complex parameters", param.is_complex() and grad is not None),
+        ("sparse gradients", grad is not None and grad.is_sparse),
+    ):
+        if found:  # in torch's words
+            raise RuntimeError(f"{type(optimizer).__name__} does not support {kind}")
+    if backend_setting() == "cpu" and param.device.type != "cpu":
+        backend_for(optimizer, "cpu", param.device, index)
+    for named, tensor in (("parameter", param), ("gradient", grad)):
+        if tensor is not None and (ranks.is_shard(tensor) or _core.memory_of(tensor) is None):
+            reason = f"the {named} is a {type(tensor).__name__}, not a plain tensor"
+            return Route("torch", reason, lasting=named == "parameter")
+    if param.layout != torch.strided or param.dtype not in DTYPES or param.is_complex():
+        return Route("torch", f"no path for {param.dtype}, {param.layout}", lasting=False)
+    if param.is_neg():
+        return Route("torch", "the parameter is a lazy negation", lasting=False)
+    if param.device.type == "cpu" and whole.compiled and backend_setting() != "triton":
+        if grad is not None and grad.dtype != param.dtype:
+            reason = f"the gradient is {grad.dtype}, the parameter {param.dtype}"
+            return Route("batched", f"{batched.how(param)}: {reason}", lasting=False)
+        return Route("cpu", "")
+    return Route("batched", "")
 
 
 def backend_for(

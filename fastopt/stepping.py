@@ -4,8 +4,8 @@ a step, then the optimizer itself as its step sees it. Everything imports this, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -39,6 +39,15 @@ Outcome: TypeAlias = "tuple[int, str] | Literal['skipped'] | None"
 Stats: TypeAlias = "tuple[int, float, float, float]"  # parameter; norms of gradient, update, weight
 
 
+class Work(NamedTuple):
+    """A parameter to update, by a rule over whole tensors."""
+
+    place: int  # over all groups
+    backend: str
+    group: dict[str, Any]
+    param: Tensor
+
+
 class Changed(Exception):
     """The parameter `index` (-1: none in particular) is not as planned; nothing was written."""
 
@@ -55,6 +64,12 @@ class Stepping(torch.optim.Optimizer):
 
     def _torch_step_of(self, params: Iterable[Tensor], grad_scale: float | None) -> None:
         """Torch's own step for these parameters only."""
+        raise NotImplementedError
+
+    def _whole_step_of(self, work: Sequence[Work], first: Callable[[], None] | None) -> Outcome:
+        """Of a rule over whole tensors (fastopt/declared.py): update these parameters once
+        all checks are done, and then `first`.
+        """
         raise NotImplementedError
 
     def _skips_on(self, device: torch.device) -> Tensor:

@@ -25,12 +25,11 @@ import pandas as pd
 
 from fastopt import _core
 from fastopt.backends.triton import missing
-from fastopt.formats import kind_of
 
 HELP = "compile every Triton kernel for every GPU target and check its code; needs no GPU"
 
 # One case in so many; prime to the number of dtypes and kinds, so that all of those occur.
-QUICK = 13
+QUICK = 31
 ITEM_BYTES = {"fp32": 4, "fp64": 8, "bf16": 2, "fp16": 2, "u8": 1}
 DTYPES = ["fp32", "fp64", "bf16", "fp16"]
 # Parameter, gradient, states: as in mixed-precision training.
@@ -103,6 +102,10 @@ class Case:
         return 0 if self.rule == NORM else len(_core.variants(self.rule)[self.variant])
 
     @property
+    def sums_up(self) -> bool:
+        return "TRACKS" in self.passes or MEASURES in self.passes
+
+    @property
     def streams(self) -> list[str]:
         """The dtypes of parameter, gradient, states, average; of the norm, the gradient's."""
         average = "AVERAGES" in self.passes
@@ -125,8 +128,7 @@ class Case:
             weight and (weight, "weight" if weight in NOISY else "nearest", 0),
             None,
         ]
-        names = _core.variants(self.rule)[self.variant]
-        for kind in (kind_of(name, names) for name in names):
+        for kind in _core.variants(self.rule)[self.variant].values():
             rounds = "nearest" if kind == "maximum" else kind
             byte = "signed8" if kind == "signed" else "positive8"
             found.append((byte if bits == 8 else "bfloat16", rounds, 0))
@@ -139,6 +141,7 @@ class Case:
 
 PASSES = ("PREPARES", "AVERAGES", "CLEARS", "TRACKS")
 KINDS: list[tuple[int, tuple[str, ...]]] = [(0, ()), (2, ()), (2, PASSES[:3]), (2, PASSES)]
+MEASURES = "MEASURES"  # what a rule waits for, in place of its update: nothing is written
 NORM = "norm"  # in place of a rule: the kernel that sums the squares of a gradient's blocks
 
 
@@ -161,6 +164,9 @@ def cases(targets: list[Target]) -> list[Case]:
             targets, variants, [*DTYPES, *MIXED], KINDS
         )
     ]
+    for target, (rule, variant), dtype in product(targets, variants, [*DTYPES, *MIXED]):
+        if _core.waits_for_norms(rule):
+            updates += [Case(target, rule, variant, dtype, 2, ("PREPARES", MEASURES))]
     for target, (rule, variant) in product(targets, [("adam", 0), ("lion", 0), ("sgd", 1)]):
         updates += [Case(target, rule, variant, dtype) for dtype in COMPACT]
     for target in targets:
@@ -197,10 +203,13 @@ def compile_case(case: Case) -> Any:
         function = kernel.multi_tensor
         switches = Switches(*(name in case.passes for name in Switches._fields))
         compact = case.stored is not None
-        tile = bucket.tile_for(item_bytes, switches, compact)
+        measures = MEASURES in case.passes
+        seen = switches._replace(TRACKS=switches.TRACKS or measures)
+        tile = bucket.tile_for(item_bytes, seen, compact)
         warps, registers = tile.warps, tile.registers
         constants |= {
-            "RULE": RULES[case.rule].update,
+            "RULE": RULES[case.rule].measured if measures else RULES[case.rule].update,
+            MEASURES: measures,
             "VARIANT": case.variant,
             "STATES": case.states,
             "SCALARS": len(_core.scalar_names(case.rule)),
@@ -210,7 +219,8 @@ def compile_case(case: Case) -> Any:
             **switches._asdict(),
             **bucket.lanes(item_bytes, target.warp, compact),
         }
-        types |= {"scalars": f"*{compute}", "keys": "*i64"}
+        scalar = "fp64" if _core.waits_for_norms(case.rule) else compute
+        types |= {"scalars": f"*{scalar}", "keys": "*i64"}
         types |= {"found_inf": "*fp32", "grad_scale": "*fp32"}
         if not compact:
             constants["keys"] = None
@@ -218,7 +228,7 @@ def compile_case(case: Case) -> Any:
         tables |= {"sums": "*fp64"}
         if not case.passes:  # as a launch leaves them out
             constants |= dict.fromkeys(tables)
-        elif "TRACKS" not in case.passes:
+        elif not case.sums_up:
             constants["sums"] = None
         types |= tables
     signature = {**types, **dict.fromkeys(constants, "constexpr")}
@@ -289,6 +299,8 @@ def inspect(case: Case) -> Code:
         rest = [RESTS[stored[0]] for stored in case.stored or () if stored and stored[0] in RESTS]
         written = (sizes if writes_grad else [sizes[0], *sizes[2:]]) + rest
         sizes = sizes + rest
+        if MEASURES in case.passes:  # which may not look at the states
+            sizes, written = sizes[:2], []
     for (what, name, streams), width in product(
         (("loads", load, sizes), ("stores", store, written)),
         sorted(accesses.keys() & {size * vector for size in sizes}),
@@ -304,7 +316,7 @@ def inspect(case: Case) -> Code:
         code.faults.append(f"{spilled} bytes or registers spilled")
     if inexact:
         code.faults.append(f"inexact arithmetic: {sorted(set(inexact))}")
-    if "TRACKS" not in case.passes:  # whose sums need registers and go through shared memory
+    if not case.sums_up:  # whose sums need registers and go through shared memory
         if code.in_flight < (1 if case.stored is None else COMPACT_IN_FLIGHT):
             code.faults.append(
                 f"{code.registers} registers keep only {code.in_flight:.0%} under way"
@@ -344,7 +356,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=HELP)
     names = [target.name for target in TARGETS]
     parser.add_argument("--target", action="append", choices=names, help="default: all of them")
-    parser.add_argument("--quick", action="store_true", help="one case in thirteen")
+    parser.add_argument("--quick", action="store_true", help="one case in thirty-one")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     arguments = parser.parse_args()
     if missing() or os.environ.get("TRITON_INTERPRET") == "1":

@@ -37,12 +37,17 @@ def sqrt(a: Arithmetic, x: Array) -> Array:
     return np.asarray(np.sqrt(x))
 
 
+def vector_norm(a: Arithmetic, x: Array, *_: Any, dtype: torch.dtype | None = None) -> Array:
+    return np.asarray(a.norm(x))
+
+
 ROUNDED: dict[Any, Callable[..., Array]] = {
     aten.add.Tensor: add,
     aten.add_.Tensor: add,
     aten.addcmul.default: addcmul,
     aten.addcmul_.default: addcmul,
     aten.lerp.Scalar: lerp,
+    aten.linalg_vector_norm.default: vector_norm,
     aten.lerp_.Scalar: lerp,
     aten.sqrt.default: sqrt,
     aten.sqrt_.default: sqrt,

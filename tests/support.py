@@ -74,11 +74,18 @@ class Optimizer:
         """Whether our class takes it."""
         return argument in self.ours([torch.ones(1)]).defaults
 
-    def starts(self, **hyper: Any) -> dict[str, float | None]:
-        """What states and numbers are before their first step; None: nothing."""
+    def starts(self, **hyper: Any) -> dict[str, float | str | None]:
+        """What states and numbers are before their first step; None: nothing, "param": as it is."""
         made = self.ours([torch.ones(1)], **hyper)
-        rule: str = made._rule
-        return dict(_core.carried(rule)) | dict(_core.states(rule, made.param_groups[0]))
+        rule, group = made._rule, made.param_groups[0]  # type: ignore[attr-defined]
+        return dict(_core.carried(rule, group)) | dict(_core.states(rule, group))
+
+
+def assert_begun(state: dict[str, Tensor], p: Tensor, starts: dict[str, Any]) -> None:
+    """States that have had no step."""
+    for name, t in state.items():
+        start = starts.get(name) or 0
+        assert torch.equal(t, p if start == "param" else torch.full_like(t, start)), name
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,24 @@ class Case:
 def discover() -> list[Optimizer]:
     files = sorted((Path(__file__).parent / "cases").glob("[a-z]*.py"))
     return [importlib.import_module(f"cases.{file.stem}").OPTIMIZER for file in files]
+
+
+def unlike() -> list[Optimizer]:
+    """One of each kind: those whose states hold and begin with the same, whose parameters carry no
+    more than a step count, or all more, and whose updates wait or not count as one. For tests of
+    several processes, whose time is not in the arithmetic; with FASTOPT_TESTS=all, every one.
+    """
+    found: dict[Any, Optimizer] = {}
+    for optimizer in discover():
+        rule = optimizer.ours._rule  # type: ignore[attr-defined]
+        kinds = sorted({kind for states in _core.variants(rule) for kind in states.values()})
+        starts = {isinstance(start, str) for start in optimizer.starts().values()}
+        carried = len(_core.carried(rule)) > 1
+        key = [kinds, sorted(starts), carried, _core.waits_for_norms(rule)]
+        if os.environ.get("FASTOPT_TESTS") == "all":
+            key.append(optimizer.name)
+        found.setdefault(repr(key), optimizer)
+    return [*found.values()]
 
 
 def optimizer_named(name: str) -> Optimizer:

@@ -13,13 +13,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import run
-from support import ON_TRITON, Optimizer, assert_same_state, discover, params_of
+from support import ON_TRITON, Optimizer, assert_same_state, params_of, unlike
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import fastopt
+from fastopt import _core
 from fastopt.optim import _backward
 
 pytestmark = pytest.mark.skipif(ON_TRITON, reason="shares are the host's")
@@ -265,7 +266,13 @@ def over_processes() -> None:
     }
     for name, wrap in wrappers.items():
         late = name != "fsdp2"
-        for optimizer in discover():
+        for optimizer in unlike():
+            if not late and _core.waits_for_norms(optimizer.ours._rule):
+                net = wrap(Net())
+                refused = pytest.raises(RuntimeError, match="call step\\(\\) after backward")
+                with refused, optimizer.ours(net.parameters()).step_in_backward():
+                    raise AssertionError
+                continue
             for own in ({}, {"track_stats": True, "ema_decay": 0.5}, GLOBAL):
                 nets = [wrap(Net(twice=late)) for _ in range(2)]
                 group = dist.group.WORLD if name == "fsdp1" else None

@@ -20,7 +20,8 @@ from support import (
 )
 from torch import Tensor
 
-from fastopt.formats import FORMATS, key, kind_of, noise, words
+from fastopt import _core
+from fastopt.formats import FORMATS, key, noise, words
 from fastopt.precision import CODES
 from fastopt.rules import passes
 
@@ -92,8 +93,8 @@ class Model:
     def __init__(self, optimizer: Optimizer, kept: Kept, p: Tensor, hyper: dict[str, Any]) -> None:
         self.optimizer, self.kept, self.hyper = optimizer, kept, hyper
         starts = optimizer.starts(**hyper)
-        names = [name for name in starts if name not in NUMBERS]
-        self.kinds = {name: kind_of(name, names) for name in names}
+        made = optimizer.ours([torch.ones(1)], **hyper)
+        self.kinds = _core.kinds(made._rule, made.param_groups[0])  # type: ignore[attr-defined]
         self.forms = {n: state_format(kind, kept.bits) for n, kind in self.kinds.items()}
         # Beside the step count.
         self.numbers = {n: np.float32(s) for n, s in starts.items() if n in NUMBERS - {"step"}}
@@ -101,7 +102,8 @@ class Model:
         self.count, self.index, self.size = 0, 0, p.numel()
         self.store("", kept.weight, to_numpy(p).ravel())
         for name in self.kinds:
-            begun = np.full(self.size, starts[name] or 0, np.float32)
+            start = starts[name] or 0
+            begun = self.read("") if start == "param" else np.full(self.size, start, np.float32)
             self.store(name, self.forms[name], begun)
 
     def store(self, name: str, form: str, x: np.ndarray, r: np.ndarray | None = None) -> None:
@@ -145,13 +147,12 @@ class Model:
             del hyper["maximize"]
         p, new = self.optimizer.reference(before, given, states, step=self.count, **hyper)
         self.numbers = {name: new[name] for name in self.numbers}
-        signed = 0
+        used = {"signed": 0, "positive": 0}  # words, by kind
         for name, kind in self.kinds.items():
             form, r = self.forms[name], None
-            if self.kept.bits < 32 and kind in ("signed", "positive"):
-                word = self.word(signed if kind == "signed" else 0)
-                signed += kind == "signed"
-                r = noise(word, kind, FORMATS[form].noise_bits)
+            if self.kept.bits < 32 and kind in used:
+                r = noise(self.word(used[kind]), kind, FORMATS[form].noise_bits)
+                used[kind] += 1
             self.store(name, form, new[name], r)
         r = None
         if self.kept.noisy or self.kept.weight == "split8":

@@ -12,7 +12,9 @@ import pytest
 pytest.importorskip("kornia", reason="needs the extra: pip install fastopt[demo]")
 import matplotlib.image
 import torch
+from torch.utils.data import TensorDataset
 
+import fastopt
 from examples import demo, lr_find, nets, report
 from examples.composition import averaged
 from examples.data import AUGMENTATIONS, DEFAULT_AUGMENTATIONS, augmented, batches, load_digits
@@ -105,14 +107,27 @@ def test_batches_are_the_seeds() -> None:
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_registry_builds_each_optimizer(library: str, name: str) -> None:
-    weight = torch.nn.Parameter(torch.ones(3))
-    optimizer = build(library, name, [weight], {"weight_decay": 0.25})
-    assert type(optimizer).__name__.lower() == name
-    assert type(optimizer).__module__.split(".")[0] == library
+    weight = torch.nn.Parameter(torch.ones(3, 3))
+    overrides = {"weight_decay": 0.25} if "weight_decay" in OPTIMIZERS[name].arguments else {}
+    optimizer = build(library, name, [weight], overrides)
+    ours = next(cls for cls in fastopt.optim.CLASSES if cls.__name__.lower() == name)
+    assert type(optimizer) is (ours if library == "fastopt" else ours.__bases__[1])
     group = optimizer.param_groups[0]
-    assert group["weight_decay"] == 0.25
+    assert overrides.items() <= group.items()
     assert group["lr"] == OPTIMIZERS[name].arguments["lr"]
     assert build(library, name, [weight], {"lr": 0.5}).param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_learns(name: str) -> None:
+    """With the arguments that it has here, on whole batches, for which any of them is made."""
+    train, _ = load_digits(seed=0)
+    train = TensorDataset(*train[:256])
+    settings = Settings(40, 256, seed=0, schedule="none", augmentations=(), overrides={})
+    learners = train_pair("mlp", name, settings, train, lambda: None)
+    for library in LIBRARIES:
+        losses = learners[library].losses
+        assert losses[-1] < 0.8 * losses[0], (library, losses)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -258,7 +273,8 @@ def test_lr_find_suggests_a_rate_that_learns() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--optimizers", "adagrad"], list(OPTIMIZERS)),
+        (["--optimizers", "lbfgs"], list(OPTIMIZERS)),
+        (["--optimizers", "rprop", "--l2", "1e-4"], ["rprop has no weight_decay"]),
         (["--nets", "resnet"], list(NETS)),
         (["--augment", "flip", "--no-augment"], ["not allowed with"]),
         (["--batch-size", "0"], ["--batch-size"]),

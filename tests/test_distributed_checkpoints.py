@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from processes import run
-from support import ON_TRITON, Optimizer, discover
+from support import ON_TRITON, Optimizer, unlike
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -210,7 +210,7 @@ def shard(size: int) -> torch.nn.Module:
 
 def saving(folder: str, size: int) -> None:
     warnings.simplefilter("ignore")
-    for optimizer in discover():
+    for optimizer in unlike():
         for k, own in enumerate(OWN):
             net = shard(size)
             made = optimizer.ours(net.parameters(), **{**optimizer.strongest, "lr": 0.05}, **own)
@@ -229,7 +229,7 @@ def saving(folder: str, size: int) -> None:
 
 def loading(folder: str, size: int) -> None:
     warnings.simplefilter("ignore")
-    for optimizer in discover():
+    for optimizer in unlike():
         for k, own in enumerate(OWN):
             name = Path(folder) / f"{optimizer.ours.__name__}-{k}"
             full, expected = torch.load(f"{name}.pt", weights_only=False)

@@ -14,6 +14,7 @@ from support import (
     NUMBERS,
     ON_TRITON,
     Optimizer,
+    assert_begun,
     assert_same_state,
     grads_for,
     parameter,
@@ -151,8 +152,8 @@ def check(
     ours.state.pop(params[1], None)
     if not steps:  # a class may make states with the optimizer, but the refused step made none
         starts = optimizer.starts(**optimizer.strongest)
-        for state in ours.state.values():
-            assert all((t == (starts.get(name) or 0)).all() for name, t in state.items())
+        for p, state in ours.state.items():
+            assert_begun(state, p, starts)
     assert_same_state(ours, before)
 
 

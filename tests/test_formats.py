@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from support import Case, assert_same_bits
+from support import assert_same_bits
 
 from fastopt import _core
-from fastopt.formats import BLOCK, FORMATS, Format, decode_split16, key, kind_of, noise, words
+from fastopt.formats import BLOCK, FORMATS, Format, decode_split16, key, noise, words
 
 # How each format may be rounded: noise of a kind has bits of its own.
 ROUNDS = {
@@ -206,13 +205,6 @@ def test_noise_is_unbiased(name: str, rounds: str) -> None:
     assert len(z) > 4000
     assert abs(z.mean()) < 5 / np.sqrt(len(z))
     assert 0.9 < np.sqrt((z * z).mean()) < 1.1
-
-
-def test_kinds_of_states(any_case: Case) -> None:
-    """What the rules' headers say is what the reference does."""
-    made = any_case.optimizer.ours([torch.ones(1)], **any_case.hyper)
-    kinds = _core.kinds(made._rule, made.param_groups[0])
-    assert kinds == {name: kind_of(name, kinds) for name in kinds}
 
 
 def test_unknown_names() -> None:

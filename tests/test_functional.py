@@ -33,9 +33,11 @@ SHAPES = [(5, 3), (17,), (), (0, 2), (2, 64)]
 def split(hyper: dict[str, Any], form: Callable[..., Any], cls: Any) -> dict[str, Any]:
     """The keyword arguments of the functional form for a class's hyperparameters."""
     group = {**cls([torch.ones(1)], **hyper).param_groups[0]}
-    if "betas" in group:
-        group["beta1"], group["beta2"] = group.pop("betas")
     names = inspect.signature(form).parameters
+    for key in [key for key, value in group.items() if isinstance(value, tuple)]:
+        beside = (key, f"{key[:-1]}_scales")  # lists of states
+        of = [name for name in names if name.startswith(key[:-1]) and name not in beside]
+        group |= zip(of, group.pop(key), strict=True)
     flags = ("params", "foreach", "fused")
     if "decoupled_weight_decay" not in names:
         group.pop("decoupled_weight_decay", None)
@@ -48,7 +50,7 @@ def counts_steps(form: Callable[..., Any]) -> bool:
     return steps is not None and steps.kind is not steps.KEYWORD_ONLY
 
 
-def begun(name: str, p: Tensor, start: float | None) -> Tensor | None:
+def begun(name: str, p: Tensor, start: Any) -> Tensor | None:
     if start is None:
         return None
     if name in NUMBERS:
@@ -172,10 +174,12 @@ def test_arguments_that_torchs_form_does_not_take(optimizer: Optimizer) -> None:
     states = [lists.states[name] for name in optimizer.functional_states]
     if counts_steps(form):
         states.append(lists.steps)
-    misspelt = {**options, "lrr": options["lr"]}
-    del misspelt["lr"]
+    arguments = inspect.signature(form).parameters
+    name = next(name for name in options if arguments[name].default is inspect.Parameter.empty)
+    misspelt = {**options, "lrr": options[name]}
+    del misspelt[name]
     for wrong, message in [
-        (misspelt, "'lr'"),
+        (misspelt, f"'{name}'"),
         ({**options, "lrr": 0.1}, "'lrr'"),
         ({**options, "params": lists.params}, "multiple values"),
     ]:

@@ -98,8 +98,8 @@ def test_python_m_fastopt() -> None:
     assert f"can run: {', '.join(_core.supported_isas())}" in text
     assert "threads: 1" in text
     assert "backend: auto" in text
-    for rule in _core.rules():
-        assert rule in text.lower()
+    for cls in fastopt.optim.CLASSES:
+        assert f"{cls.__name__}: " in text
     if on_x86():
         assert "instruction set: baseline" in text
 

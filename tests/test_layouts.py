@@ -197,6 +197,9 @@ def test_parameters_that_share_memory(optimizer: Optimizer) -> None:
             p.grad = values((size,), torch.float32, seed=1 + i % 2)
         together = optimizer.ours(params[:2], **optimizer.strongest)
         alone = [optimizer.ours([p], **optimizer.strongest) for p in params[2:]]
+        for a, p in zip(alone, params[2:], strict=True):  # all states begin before all updates
+            like = [k for k, start in optimizer.starts().items() if start == "param"]
+            a.state[p].update({name: p.detach().clone() for name in like})
         for _ in range(3):
             together.step()
             for a in alone:

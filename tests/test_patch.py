@@ -23,20 +23,21 @@ SHARED = sorted(TORCHS.keys() & {cls.__name__ for cls in fastopt.optim.CLASSES})
 
 
 def params() -> list[torch.nn.Parameter]:
-    return [parameter((5, 3), torch.float32, seed=0), parameter((9,), torch.float32, seed=1)]
+    return [parameter((5, 3), torch.float32, seed=0), parameter((9, 2), torch.float32, seed=1)]
 
 
 @pytest.mark.parametrize("name", SHARED)
 def test_what_is_made(name: str) -> None:
     """The same optimizer as by fastopt's name, which trains alike, within and afterwards."""
     theirs = TORCHS[name]
+    more = {"maximize": True} if "maximize" in inspect.signature(theirs).parameters else {}
     signature, initialize = inspect.signature(theirs), theirs.__init__
     with fastopt.patch():
-        made = getattr(torch.optim, name)(params(), lr=0.03, weight_decay=0.1)
+        made = getattr(torch.optim, name)(params(), lr=0.03, **more)
         assert getattr(torch.optim, name) is theirs
         assert inspect.signature(theirs) == signature
         assert theirs.__doc__
-    ours = getattr(fastopt, name)(params(), lr=0.03, weight_decay=0.1)
+    ours = getattr(fastopt, name)(params(), lr=0.03, **more)
     assert type(made) is type(ours)
     assert isinstance(made, theirs)
     for each in (made, ours):
@@ -54,7 +55,7 @@ def test_the_others_are_made_as_before() -> None:
             super().__init__(given, lr=0.5)
 
     with fastopt.patch():
-        for name in ("Adamax", "Adadelta", "RAdam", "ASGD"):
+        for name in TORCHS.keys() - {*SHARED, "Optimizer"}:
             assert type(getattr(torch.optim, name)(params())) is TORCHS[name]
 
         class Defined(torch.optim.SGD):

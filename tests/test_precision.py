@@ -142,7 +142,12 @@ def test_a_change_of_mind(optimizer: Optimizer) -> None:
     kinds = fastopt._core.kinds(made._rule, group)
     group["lr"] = 0.0
     if "betas" in group:
-        group["betas"] = (1 - 1e-9, 1 - 1e-9)
+        group["betas"] = (1 - 1e-9,) * len(group["betas"])
+    if "momentum" in group:  # LARS's buffer holds learning rates
+        group["momentum"] = 1e-30
+    if "r" in group:  # of weights so far, that of a later step is nothing
+        group["r"] = -100.0
+    step(made, p)  # the last one whose learning rate is what an earlier one has left
     low = made.state[p][LOW].clone()
     for bits, masters, dtype in ((8, 24, torch.uint8), (None, None, BF16), (16, 32, BF16)):
         group.update(state_bits=bits, master_weight_bits=masters)

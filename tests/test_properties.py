@@ -29,8 +29,14 @@ if ON_TRITON:  # whose kernel cannot tell what float32 rounds to 0 from 0: docs/
     sizes = sizes.filter(lambda x: x == 0 or x > 1e-37)
 HYPER: dict[str, st.SearchStrategy[Any]] = {
     "lr": st.one_of(st.floats(0, 1), st.floats(0, 1e-6)),
-    "betas": st.tuples(fractions, fractions),
     "alpha": fractions,
+    "alpha_warmup": st.none() | st.integers(0, 4),
+    "beta3_warmup": st.none() | st.integers(0, 4),
+    "warmup_steps": st.integers(0, 4),
+    "r": st.floats(0, 2),
+    "weight_lr_power": st.floats(0, 2),
+    "rho": st.floats(0, 1),
+    "momentum_decay": fractions,
     "eps": st.one_of(st.floats(0, 1), st.just(1e-8)),
     "weight_decay": st.one_of(st.just(0.0), sizes),
     "momentum": st.one_of(st.just(0.0), fractions),
@@ -40,6 +46,7 @@ HYPER: dict[str, st.SearchStrategy[Any]] = {
     "centered": st.booleans(),
     "maximize": st.booleans(),
     "decoupled_weight_decay": st.booleans(),
+    "no_prox": st.booleans(),
 }
 
 
@@ -47,10 +54,19 @@ HYPER: dict[str, st.SearchStrategy[Any]] = {
 def hyperparameters(draw: st.DrawFn, optimizer: Optimizer) -> dict[str, Any]:
     defaults = optimizer.theirs([torch.ones(1)]).defaults
     hyper = {name: draw(s) for name, s in HYPER.items() if name in defaults}
+    if "betas" in defaults:
+        hyper["betas"] = draw(st.tuples(*[fractions] * len(defaults["betas"])))
+    if "train_mode" in defaults:  # what draws the parameter to its average is not 0
+        pull = draw(st.floats(1e-6, 1, exclude_max=True))
+        if "betas" in hyper:
+            hyper["betas"] = (pull, hyper["betas"][1])
+        else:
+            hyper["momentum"] = pull
     if optimizer.name == "adamw":
         hyper.pop("decoupled_weight_decay", None)
     if hyper.get("nesterov"):
-        hyper["dampening"] = 0.0
+        if "dampening" in hyper:
+            hyper["dampening"] = 0.0
         hyper["nesterov"] = hyper["momentum"] > 0
     return hyper
 

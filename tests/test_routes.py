@@ -5,6 +5,7 @@ gradients, lazy views, devices, optimizers of others, the instruction set.
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import pytest
@@ -300,14 +301,20 @@ def test_passes_over_lazy_views_on_torchs_path(
 
 
 def test_meta_device(optimizer: Optimizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device without backend takes torch's own step."""
+    """A device without backend takes torch's own step; ASGD's refuses it."""
     monkeypatch.delenv("FASTOPT_BACKEND", raising=False)
     p = torch.nn.Parameter(torch.empty(3, device="meta"))
     ours = optimizer.ours([p])
     p.grad = torch.empty(3, device="meta")
     assert paths(ours) == [("torch", 1)]
     assert "meta" in reasons(ours)
-    ours.step()
+    try:
+        optimizer.theirs([p]).step()
+    except RuntimeError as refused:
+        with pytest.raises(RuntimeError, match=re.escape(str(refused))):
+            ours.step()
+    else:
+        ours.step()
 
 
 def test_fused_on_a_device_without_fused_kernels(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from processes import run
-from support import ON_TRITON, discover, values
+from support import ON_TRITON, unlike, values
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
@@ -81,7 +81,7 @@ def check_offloaded() -> None:
 def check_partial() -> None:
     """A parameter that is still to be summed is not its local memory: torch's step, as before."""
     mesh = init_device_mesh("cpu", (4,))
-    for optimizer in discover():
+    for optimizer in unlike():
         made, theirs = (
             cls([torch.nn.Parameter(DTensor.from_local(torch.ones(4), mesh, [Partial()]))])
             for cls in (optimizer.ours, optimizer.theirs)
@@ -109,7 +109,7 @@ def check_middle() -> None:
     once, twice = [Replicate(), Shard(1)], [Shard(1), Shard(2)]
     noise = {"master_weight_bits": 24, "state_bits": 16}
     coded = {"state_bits": 8, "min_8bit_size": 64}
-    for optimizer in discover():
+    for optimizer in unlike():
         for dtype, placements, asked, equals in (
             (torch.float32, once, coded, {}),  # blocks would be cut: float32
             (torch.bfloat16, once, noise, noise),

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import run
-from support import ON_TRITON, discover, values
+from support import ON_TRITON, unlike, values
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -95,7 +95,7 @@ def close(ours: Any, theirs: Any) -> None:
 
 
 def check_layout(layout: Layout) -> None:
-    for optimizer in discover():
+    for optimizer in unlike():
         for asked in ASKED:
             hyper = {k: v for k, v in optimizer.strongest.items() if k != "maximize"}
             twins = Twins(layout, optimizer.ours, torch.float32, **hyper, **asked)

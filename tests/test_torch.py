@@ -42,8 +42,9 @@ pytestmark = pytest.mark.parity
 #    intermediate, the update included, to 8 bits: 20 u.
 #  - float16: the same, and (1 - beta2) * g * g, around 1e-3 for g = 1, falls among float16's
 #    subnormals for small g. torch divides by its root as rounded there, we by the unrounded one:
-#    100 u (measured: 86; of which ours are 4, see the next test).
-UNITS = {torch.float32: 8, torch.float64: 8, torch.bfloat16: 20, torch.float16: 100}
+#    120 u (measured: 86; of which ours are 4, see the next test; 112 of LAMB, whose steps are 1.4
+#    times as long here).
+UNITS = {torch.float32: 8, torch.float64: 8, torch.bfloat16: 20, torch.float16: 120}
 
 # Beyond the error of torch's for-loop (see test_error_against_the_mathematics), in the unit above:
 # where both round p alone, 5 times, chance decides which of the two is unluckier (measured: 0.32).

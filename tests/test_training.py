@@ -53,7 +53,7 @@ def test_closure(optimizer: Optimizer) -> None:
         def closure(made: Any = made, p: Any = p, calls: list[bool] = calls) -> torch.Tensor:
             calls.append(torch.is_grad_enabled())
             made.zero_grad()
-            loss = (p**2).sum()
+            loss = (p**2).sum() / 4
             loss.backward()
             return loss.detach()
 

@@ -127,5 +127,5 @@ def test_noise(start: int) -> None:
 
 def test_blocks_are_those_of_the_reference() -> None:
     assert formats.BLOCK.value == BLOCK
-    assert formats.WORDS.value == 2
+    assert formats.WORDS.value == 3
     assert kernel.words_used is formats.words_used

@@ -32,6 +32,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
 
 from fastopt.backends.triton import bucket, kernel, rules
+from fastopt.backends.triton.formats import WORDS
 
 pytestmark = pytest.mark.parity
 
@@ -121,7 +122,7 @@ def test_scalars_on_the_device(rule: str) -> None:
     names = _core.scalar_names(rule)
     out = torch.zeros(4, 1 + len(names), dtype=torch.float64)
     fresh = torch.tensor([1, 0, 0, 1], dtype=torch.int32)
-    keys = torch.zeros(4, 2, dtype=torch.int64)
+    keys = torch.zeros(4, WORDS.value, dtype=torch.int64)
     kernel.count_steps[(1,)](
         4,
         torch.tensor([16, 16, 16, 0]),
@@ -151,12 +152,12 @@ def test_scalars_on_the_device(rule: str) -> None:
         np.testing.assert_allclose([number.item() for number in carried[i]], left, rtol=1e-12)
         assert left[:1] == [step + 1 for step in before[i][:1]]
         if left:  # a rule that counts nothing is given a step to count where it is compact
-            noise = [key(11, int(left[0]), i, word) for word in (0, 1)]
+            noise = [key(11, int(left[0]), i, word) for word in range(WORDS.value)]
             assert keys[i].numpy().view(np.uint64).tolist() == noise
 
 
 def flat(rule: str, group: dict[str, Any]) -> list[float]:
-    found = [group.get(key, 0.0) for key in _core.hyper(rule)]  # 0 where one of ours is not set
+    found = [group.get(key) or 0.0 for key in _core.hyper(rule)]  # 0 where it is not set
     return [float(x) for v in found for x in (v if isinstance(v, tuple) else (v,))]
 
 

@@ -5,15 +5,17 @@
 // computed from them and from what the parameter carries, once per group and step count, by a
 // function of that name; the table of its Python names, `kRule`; and `All`, per state layout
 // (`variant`) the update of one vector, `Update<V>`, which the loop calls for every element type
-// and tail. isa.cpp and isa_compact.cpp alone include these headers, once per instruction set, and
-// the first checks that structs, functions and names agree: see simd/vec.h.
+// and tail. Where the update of a tensor depends on norms, the loop first goes over it with the
+// update's `measured(p, g, state)`, then the rule's `measured` completes the scalars. isa.cpp and
+// isa_compact.cpp alone include these headers, once per instruction set, and the first checks that
+// structs, functions and names agree: see simd/vec.h.
 #pragma once
 
 #include <utility>
 
 namespace fastopt {
 
-constexpr int kMaxStates = 3;
+constexpr int kMaxStates = 4;
 constexpr int kMaxVariants = 4;
 constexpr int kMaxHyper = 10;
 constexpr int kMaxScalars = 12;
@@ -36,7 +38,7 @@ struct Rule {
   struct Key {  // of a param group
     const char* name;
     int numbers;    // that it holds: 2 for a tuple such as betas
-    bool optional;  // one that torch's class lacks: a group that does not have it means 0
+    bool optional;  // a group that does not have it, as torch's lack some, or has None, means 0
     constexpr Key(const char* key = nullptr, int count = 1, bool may_lack = false)
         : name(key), numbers(count), optional(may_lack) {}
   };
@@ -47,8 +49,9 @@ struct Rule {
   enum Kind { kSigned, kPositive, kMaximum, kExact };
   struct State {
     const char* name;
-    // What it is before its first step: zeros, the hyperparameter of this name, or nothing yet, for
-    // the first update writes it without reading it (its scalars are told `first`).
+    // What it is before its first step: zeros, the parameter itself (kOfParam), the hyperparameter
+    // of this name, or nothing yet (kUnwritten), for the first update writes it without reading it
+    // (its scalars are told `first`).
     const char* start;
     Kind kind;
     constexpr State(const char* key = nullptr, const char* begins = "zeros", Kind of = kSigned)
@@ -57,8 +60,11 @@ struct Rule {
   };
   struct Carry {  // a number of the parameter's, in its state
     const char* name;
-    double start;  // what it is before the first step
-    constexpr Carry(const char* key = nullptr, double begins = 0) : name(key), start(begins) {}
+    double start;      // what it is before the first step
+    const char* from;  // or the hyperparameter that it then is
+    constexpr Carry(const char* key = nullptr, double begins = 0)
+        : name(key), start(begins), from(nullptr) {}
+    constexpr Carry(const char* key, const char* begins) : name(key), start(0), from(begins) {}
   };
   const char* name;
   Key hyper[kMaxHyper + 1];
@@ -70,9 +76,14 @@ struct Rule {
   // Advances what is carried by one step; `first` marks a state that has never been written.
   void (*scalars)(const double* hyper, Carried* carried, bool first, double* out);
   const char* scalar_names[kMaxScalars + 1];
+  // Completes a tensor's scalars by its norm and that of what its update measures; or there is
+  // nothing to measure.
+  void (*measured)(double weight_norm, double norm, double* scalars) = nullptr;
 };
 
-constexpr const char* kUnwritten = nullptr;  // the start of a state
+// Starts of a state.
+constexpr const char* kUnwritten = nullptr;
+constexpr const char* kOfParam = "param";
 
 // How many names a list of them holds.
 constexpr int length(const char* const* names) {
@@ -122,6 +133,16 @@ struct Numbers<kOf> {
     Hyper hyper;
     __builtin_memcpy(&hyper, numbers, sizeof hyper);
     return kOf(hyper);
+  }
+};
+
+template <class Scalars, void (*kOf)(double, double, Scalars&)>
+struct Numbers<kOf> {
+  static void of(double weight_norm, double norm, double* numbers) {
+    Scalars scalars;
+    __builtin_memcpy(&scalars, numbers, sizeof scalars);
+    kOf(weight_norm, norm, scalars);
+    __builtin_memcpy(numbers, &scalars, sizeof scalars);
   }
 };
 

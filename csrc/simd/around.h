@@ -27,6 +27,20 @@ struct Around {
         average(passes.average),
         clear(passes.clear_grads),
         track(passes.track_stats) {}
+
+  // What the update is given of a gradient; the bare one knows two of the passes only.
+  template <bool kMore = true>
+  [[gnu::always_inline]] V prepared(V g, V p) const {
+    if constexpr (kMore) {
+      g *= clip_factor;  // exact where nothing is clipped: 1
+      if (rarely(clamp)) g = FASTOPT_ISA::clamp(g, max_grad_value);
+    }
+    if (rarely(maximize)) g = -g;
+    if constexpr (kMore) {
+      if (rarely(penalise)) g += p > 0 ? l1 : p < 0 ? -l1 : V{};
+    }
+    return g;
+  }
 };
 
 // What a kernel holds constant, made out of line. Inlined, GCC forgets that a switch is a bool and

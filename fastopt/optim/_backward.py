@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .. import declared
 from ..arguments import setting
 from ..composition import measures, real
 from ..plan import stepped, version
@@ -145,6 +146,12 @@ class Backward(Averages, Stepping):
                 p.grad = None
             return
         shares = self._shares()
+        if shares.measured.cuts and declared.waits_for_norms(self._rule):
+            raise RuntimeError(
+                f"{type(self).__name__}'s update waits for the norms of DTensors over all "
+                "processes, which share by share within backward() they would not come to "
+                "together: call step() after backward()"
+            )
         if measures(self.param_groups) and shares.measured.found is None:
             raise RuntimeError(
                 "max_grad_norm and skip_nonfinite need all gradients before the first is used: "

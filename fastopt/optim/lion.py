@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.optim.optimizer import (
-    ParamsT,
-    _device_dtype_check_for_fused,
-    _use_grad_for_differentiable,
-)
+from torch.optim.optimizer import ParamsT
 
 from ._fused import FusedStep
+from ._loop import Loop
 
 
-class ForLoop(torch.optim.Optimizer):
+class ForLoop(Loop):
     """The path of what the engine does not take: see :class:`Lion`."""
 
     def __init__(
@@ -31,49 +26,24 @@ class ForLoop(torch.optim.Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
-        if not lr >= 0:
-            raise ValueError(f"Invalid learning rate: {lr}")
-        for index, beta in enumerate(betas):
-            if not 0 <= beta < 1:
-                raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
-        if not weight_decay >= 0:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
-        if fused and differentiable:
-            raise RuntimeError("`fused` does not support `differentiable`")
-        if fused and foreach:
-            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "foreach": foreach}
-        defaults |= {"maximize": maximize, "differentiable": differentiable, "fused": fused}
-        super().__init__(params, defaults)
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            weight_decay=weight_decay,
+            foreach=foreach,
+            maximize=maximize,
+            differentiable=differentiable,
+            fused=fused,
+        )
 
-    @_use_grad_for_differentiable
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(group, p, p.grad)
-        return loss
+    def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return ("exp_avg",)
 
-    def _update(self, group: dict[str, Any], p: Tensor, g: Tensor) -> None:
-        if g.is_sparse:
-            raise RuntimeError("Lion does not support sparse gradients")
-        if group["fused"]:
-            _device_dtype_check_for_fused(p)
-        lr = group["lr"].item() if isinstance(group["lr"], Tensor) else group["lr"]
-        (beta1, beta2), state = group["betas"], self.state[p]
-        if "exp_avg" not in state:
-            state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        m = state["exp_avg"]
-        if p.is_complex():
-            p, g, m = (torch.view_as_real(t) for t in (p, g, m))
-        if group["maximize"]:
-            g = -g
+    def _update(
+        self, group: dict[str, Any], p: Tensor, g: Tensor, state: dict[str, Tensor]
+    ) -> None:
+        lr, (beta1, beta2), m = group["lr"], group["betas"], state["exp_avg"]
         p.mul_(1 - lr * group["weight_decay"])
         p.add_(m.mul(beta1).add_(g, alpha=1 - beta1).sign_(), alpha=-lr)
         m.mul_(beta2).add_(g, alpha=1 - beta2)

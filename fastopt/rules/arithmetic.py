@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -78,6 +79,16 @@ class Arithmetic:
     def number(self, x: Any) -> Any:
         """A hyperparameter on the host: a double, in which all of its arithmetic is done."""
         return self.type(x) if self.exact else float(x)
+
+    def norm(self, x: Array) -> Any:
+        """The L2 norm in double, of a sum of squares that is rounded once."""
+        squares = np.ravel(self.array(x) if self.exact else x.astype(np.float64)) ** 2
+        if self.exact or not np.isfinite(squares).all():
+            return np.sqrt(np.sum(squares))
+        try:
+            return math.sqrt(math.fsum(squares))
+        except OverflowError:
+            return math.inf
 
     def array(self, x: ArrayLike) -> Array:
         """A tensor's values, or a scalar's, in the type computed in."""

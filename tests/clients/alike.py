@@ -12,7 +12,12 @@ import torch
 
 import fastopt
 
-CLASSES = [cls for cls in fastopt.optim.CLASSES if hasattr(torch.optim, cls.__name__)]
+# Those that take any parameter, as the nets here have them.
+CLASSES = [
+    cls
+    for cls in fastopt.optim.CLASSES
+    if hasattr(torch.optim, cls.__name__) and cls is not fastopt.Muon
+]
 BATCHES = [(torch.randn(8, 6, generator=torch.Generator().manual_seed(k)), k % 3) for k in range(8)]
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import fastopt
 
-CLASSES = {name: getattr(fastopt, name) for name in fastopt.optim.__all__}
+KERNELS = [cls for cls in fastopt.optim.CLASSES if cls._rule in fastopt._core.rules()]
+CLASSES = {cls.__name__: cls for cls in KERNELS}
 SHAPES = [(), (0,), (1,), (7,), (64,), (70,), (3, 5), (4, 17), (2, 3, 2, 2), (0, 3), (33, 2)]
 LARGE = (40_961,)  # enough for two of the engine's threads
 LAYOUTS = ("contiguous", "transposed", "sliced", "offset", "channels_last")
@@ -21,8 +22,22 @@ LAYOUTS = ("contiguous", "transposed", "sliced", "offset", "channels_last")
 fractions = st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.99, 0.999]) | st.floats(0.01, 0.9999)
 OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "lr": st.sampled_from([0.0, 1e-3, 0.1]) | st.floats(0, 1),
-    "betas": st.tuples(fractions, fractions),
     "alpha": fractions,
+    "alpha_warmup": st.none() | st.integers(0, 9),
+    "beta3_warmup": st.none() | st.integers(0, 9),
+    "no_prox": st.booleans(),
+    "always_adapt": st.booleans(),
+    "bias_correction": st.booleans(),
+    "trust_coefficient": st.floats(1e-4, 0.1),
+    "warmup_steps": st.integers(0, 9),
+    "r": st.floats(0, 2),
+    "weight_lr_power": st.floats(0, 2),
+    "rho": fractions,
+    "momentum_decay": fractions,
+    "etas": st.tuples(st.floats(0.1, 0.9), st.floats(1.1, 3)),
+    "step_sizes": st.tuples(st.floats(1e-6, 1e-2), st.floats(1e-2, 50)),
+    "lambd": st.floats(0, 1),
+    "t0": st.sampled_from([0.0, 1.5, 1e6]),
     "lr_decay": st.just(0.0) | st.floats(0, 1),
     "initial_accumulator_value": st.just(0.0) | st.floats(0.01, 1),
     "eps": st.sampled_from([1e-8, 1e-3, 1.0]),
@@ -127,6 +142,11 @@ def allowed(options: dict[str, Any]) -> dict[str, Any]:
 def options_of(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     known = CLASSES[kind]([torch.zeros(1)]).defaults
     few = {k: s for k, s in OPTIONS.items() if k in known}
+    if "betas" in known:
+        few["betas"] = st.tuples(*[fractions] * len(known["betas"]))
+    if "train_mode" in known:  # what draws the parameter to its average is not 0
+        pull = st.floats(0.01, 0.9999)
+        few |= {"betas": st.tuples(pull, fractions)} if "betas" in known else {"momentum": pull}
     few.pop("decoupled_weight_decay") if kind == "AdamW" else None
     return st.fixed_dictionaries({}, optional=few).map(allowed)
 

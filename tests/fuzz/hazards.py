@@ -138,7 +138,7 @@ class Hazards(RuleBasedStateMachine):
     @rule(i=which, betas=st.sampled_from([(0.9,), (0.9, 0.99, 0.5), ()]), as_list=st.booleans())
     def wrong_count_of_betas(self, i: int, betas: tuple[float, ...], as_list: bool) -> None:
         group = self.group(i)
-        if "betas" not in group or not self.on_engine():
+        if "betas" not in group or len(betas) == len(group["betas"]) or not self.on_engine():
             return
         good, group["betas"] = group["betas"], list(betas) if as_list else betas
         self.must_refuse("betas")

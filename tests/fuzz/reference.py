@@ -77,6 +77,7 @@ class Reference:
         self.stepped = True
         had = {p: set(state) for p, state in self.states.items()}
         if not self.skipped:
+            self.begin()
             for group, pairs in self.groups:
                 for p, g in pairs:
                     if g is not None:
@@ -93,6 +94,14 @@ class Reference:
             if setting(group, "clear_grads"):
                 self.copy(g).zero_()
 
+    def begin(self) -> None:
+        """States that begin as the parameter, of all before the first of them is updated."""
+        for group, pairs in self.groups:
+            for p, g in pairs:
+                for name, start in _core.states(self.name, group):
+                    if g is not None and start == "param" and name not in self.states[p]:
+                        self.states[p][name] = self.copy(p).detach().clone()
+
     def update(self, group: dict[str, Any], p: Tensor, grad: Tensor, had: set[str]) -> None:
         dtype, state, weights = storage_name(p.dtype), self.states[p], self.copy(p)
         factor = 1.0
@@ -107,7 +116,7 @@ class Reference:
             maximize=group["maximize"],
             l1=setting(group, "l1"),
         )
-        for name, start in _core.carried(self.name):
+        for name, start in _core.carried(self.name, group):
             state.setdefault(name, torch.tensor(start))
         if "step" in state:
             state["step"].add_(1)

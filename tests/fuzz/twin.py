@@ -68,14 +68,16 @@ class Twin:
             state = self.torch.state[copy(p)]
             for name, start in _core.states(rule, group):
                 if state.get(name) is None and start is not None:
-                    state[name] = torch.zeros_like(copy(p), requires_grad=False)
-                    real(state[name]).fill_(rounded(start, p.dtype))
-            for name, begins in _core.carried(rule):
+                    state[name] = copy(p).detach().clone()
+                    if start != "param":
+                        real(state[name]).fill_(rounded(start, p.dtype))
+            for name, begins in _core.carried(rule, group):
                 state.setdefault(name, torch.tensor(begins))
 
     def group(self, group: dict[str, Any], loop: bool) -> dict[str, Any]:
         known = self.torch.defaults
-        options = {k: number(v) for k, v in group.items() if k in known}
+        # Of a learning rate in a tensor, torch's own step computes in float32.
+        options = {k: number(v) if loop else v for k, v in group.items() if k in known}
         options |= {"foreach": False, "fused": None} if loop else {}
         return options | {"params": [self.copy(p) for p in group["params"]]}
 

@@ -11,6 +11,7 @@ from machine import ROOT, WORK, Failed, call, find_compiler
 HERE = Path(__file__).parent
 # What decides the bits; `check_flags` holds it against the build of the module.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno"]
+SOURCES = ("isa", "isa_compact", "isa_adafactor")  # compiled for each instruction set
 STRICT = ["-Wall", "-Wextra", "-Wno-psabi", "-Werror"]
 
 
@@ -45,7 +46,7 @@ def lines(command: list[str], compiler: str, isa: str, run: list[str]) -> list[s
     (WORK / "rules.inc").write_text(call(sys.executable, ROOT / "csrc/list_rules.py"))
     define = [f"-DFASTOPT_ISA={isa}", f'-DFASTOPT_ISA_NAME="{isa}"', "-DFASTOPT_VECTOR_BYTES=16"]
     define.append(f"-DFASTOPT_SIMD_{isa.upper()}")
-    files = [*(f"{ROOT}/csrc/{name}.cpp" for name in ("isa", "isa_compact"))]
+    files = [*(f"{ROOT}/csrc/{name}.cpp" for name in SOURCES)]
     files += [f"{HERE}/kernels.cpp", f"-I{ROOT}/csrc", f"-I{WORK}"]
     quiet = ["-Wno-maybe-uninitialized"] if compiler == "GCC" else []
     flags = ["-std=c++17", "-static", *FLAGS, *STRICT, *quiet]

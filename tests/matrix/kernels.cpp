@@ -279,7 +279,7 @@ void compacts() {
           for (uint64_t& key : run.keys) key = random();
           run.sums = sums;
           make_scalars(random, scalars);
-          table.compact[rule][variant](run, scalars, make_passes(random, !bare));
+          table.compact[int(Sweep::passes)][rule][variant](run, scalars, make_passes(random, !bare));
           for (Coded& stream : streams) h = stream.hash(h);
           h = hash_doubles(sums, kSums, h);
         }

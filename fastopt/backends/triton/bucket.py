@@ -45,6 +45,9 @@ REGISTERS_TO_AVERAGE = {8: 136}
 # Tensors a program of count_steps looks after; it is all latency, so any value near this will do.
 COUNT_BLOCK = 128
 COUNT_WARPS = 4
+# Sums that a program of complete_scalars takes at a time, a number a thread of its one warp. Not
+# timed either.
+COMPLETE_BLOCK = 32
 # Bytes of a gradient that a program of square_sums takes, of one warp: 16 accesses a thread, all
 # under way at once, and no barrier. Not timed either.
 NORM_BYTES = 8192
@@ -83,7 +86,9 @@ def tile_for(itemsizes: Collection[int], switches: Switches, compact: bool) -> T
         return COMPACT_TILES[widest]
     tile = TILES[widest]
     if switches.TRACKS:
-        return tile._replace(registers=REGISTERS_TO_TRACK[widest])
+        registers = REGISTERS_TO_TRACK[widest]
+        # Of four states and an average, 168 spill 8 bytes in float64 (Adan on sm_90 and sm_100).
+        return tile._replace(registers=registers + 8 * (widest == 8 and len(itemsizes) > 6))
     if switches.AVERAGES:
         return tile._replace(registers=REGISTERS_TO_AVERAGE.get(widest, tile.registers))
     return tile
@@ -137,6 +142,8 @@ class Bucket:
         self._stored = slots[0].stored
         self._itemsizes = [dtype.itemsize for dtype in self.dtypes]
         self._compute = compute_type(self.dtypes)
+        # What norms complete is computed in double.
+        self._scalar = self._compute if RULES[rule].measured is None else torch.float64
         self._staged = [s for s in slots if s.stages or s.grad_stage is not None]
         self._writes_grads = unscales or switches.CLEARS
         self._compiled = False
@@ -161,7 +168,7 @@ class Bucket:
                 self._keys = torch.empty(keys[1], dtype=keys[0], device=self.device)
             self._table = Table(self.device, sections)
             shape = (len(slots), scalars)
-            self._scalars = torch.empty(shape, dtype=self._compute, device=self.device)
+            self._scalars = torch.empty(shape, dtype=self._scalar, device=self.device)
             carried = [[number_at(number) for number in slot.carried] for slot in slots]
             self._carried = constant(np.array(carried, np.int64), self.device)
             states = [s.states[0] if s.states else None for s in slots]
@@ -171,7 +178,7 @@ class Bucket:
                 self._unwritten = self._flags(averages, [s.begins for s in slots])
                 self._begins = torch.zeros_like(self._unwritten)
         else:
-            sections["scalars"] = (self._compute, (len(slots), scalars))
+            sections["scalars"] = (self._scalar, (len(slots), scalars))
             if compact:
                 sections["keys"] = keys
                 if switches.AVERAGES:
@@ -203,6 +210,12 @@ class Bucket:
         if self._switches.TRACKS:
             shape = (int(self._ends[-1]), 3)
             self._sums = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        self._norms: Tensor | None = None  # of a rule that waits for them, then where tensors end
+        self._norm_ends: Tensor | None = None
+        if RULES[self.rule].measured is not None:
+            shape = (int(self._ends[-1]), 4)
+            self._norms = torch.zeros(shape, dtype=torch.float64, device=self.device)
+            self._norm_ends = constant(self._ends, self.device)
         self._norm_programs: Tensor | None = None
         if self._passes is not None and self._passes.measures:
             size = norm.NORM_BLOCK.value * self._norm_lanes["COUNT"]
@@ -227,7 +240,7 @@ class Bucket:
         return own + [s.grad_stage for s in self.slots if s.grad_stage is not None]
 
     def _maybe(self) -> list[Tensor | None]:
-        sums = [self._sums, self._norm_programs]
+        sums = [self._sums, self._norm_programs, self._norms, self._norm_ends]
         return [self._unwritten, self._begins, self._keys, self._places, *sums]
 
     @property
@@ -305,6 +318,7 @@ class Bucket:
             "COMPUTE": ELEMENTS[self._compute],
             "SCALER": mode,
             **self._switches._asdict(),
+            "MEASURES": False,
             **self._lanes,
             **options(self._backend, tile.warps, tile.registers),
         }
@@ -314,8 +328,34 @@ class Bucket:
         if self._passes is not None and (self._switches.PREPARES or self._switches.AVERAGES):
             tables = [self._groups, self._passes.numbers, self._passes.factors]
         arguments += [*tables, self._begins, self._sums]
+        if self._norms is not None:
+            found += self._measuring(arguments, constants)
         found.append(Call(kernel.multi_tensor, len(self._blocks), arguments, constants))
         return found
+
+    def _measuring(self, arguments: list[Any], constants: dict[str, Any]) -> list[Call]:
+        """What comes before the update whose arguments and constants these are."""
+        rule, compact = RULES[self.rule], self._stored is not None
+        tile = tile_for(self._itemsizes, self._switches._replace(TRACKS=True), compact)
+        measuring = {"RULE": rule.measured, "CLEARS": False, "TRACKS": False, "MEASURES": True}
+        measuring |= options(self._backend, tile.warps, tile.registers)
+        completing = {
+            "COMPLETED": rule.completed,
+            "SCALARS": constants["SCALARS"],
+            "BLOCK": COMPLETE_BLOCK,
+            **options(self._backend, 1),
+        }
+        tables = [self._norm_ends, self._norms, self._scalars]
+        programs = len(self._blocks)
+        return [
+            Call(
+                kernel.multi_tensor,
+                programs,
+                [*arguments[:-1], self._norms],
+                constants | measuring,
+            ),
+            Call(kernel.complete_scalars, len(self.slots), tables, completing),
+        ]
 
     def square_sums(self, first_sums: Tensor, sums: Tensor, nonfinite: Tensor) -> Call:
         """The kernel that sums the squares of the gradients' blocks."""

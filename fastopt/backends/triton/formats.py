@@ -19,7 +19,7 @@ from ...formats import BLOCK as NUMBERS_OF_A_BLOCK
 INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 BLOCK = tl.constexpr(NUMBERS_OF_A_BLOCK)
-WORDS = tl.constexpr(2)  # of noise, of an element: see csrc/formats.h
+WORDS = tl.constexpr(3)  # of noise, of an element: see csrc/formats.h
 INFINITY = tl.constexpr(0x7F800000)
 QUIET_NAN = tl.constexpr(0x7FC00000)
 SIGN = tl.constexpr(0x80000000)

@@ -1,10 +1,11 @@
-"""The two kernels of a step: one piece, every tensor, then the step counts.
+"""The kernels of a step: one piece, every tensor, completing its scalars, then the step counts.
 
 `multi_tensor` updates all tensors of a bucket in one launch: it finds its block's tensor in a
 table, that tensor's pointers in its row, its group's numbers in the table of scalars. Tables hold
-int64, because one tensor alone may have more than 2**31 elements. `count_steps` runs before it
-where the host does not know the step: it counts on the device and writes that table of scalars,
-and of the keys of the noise that compact formats are rounded by.
+int64, because one tensor alone may have more than 2**31 elements. Where a rule's update waits for
+norms, it runs once more before that, to measure, and `complete_scalars` after it. `count_steps`
+runs before them where the host does not know the step: it counts on the device and writes that
+table of scalars, and of the keys of the noise that compact formats are rounded by.
 """
 
 # mypy: disable-error-code="assignment,misc"
@@ -46,12 +47,57 @@ def prepared(g, p, sign, passes):
 
 
 @triton.jit
-def square_sum(x, mask):
-    x = tl.where(mask, x, 0.0).to(tl.float64)
-    x = x * x
+def total_of(x):
     if len(x.shape) == 2:
         x = tl.sum(x, axis=1)
     return tl.sum(x, axis=0)
+
+
+@triton.jit
+def square_sum(x, mask):
+    x = tl.where(mask, x, 0.0).to(tl.float64)
+    return total_of(x * x)
+
+
+@triton.jit
+def two_sum(high, low, more_high, more_low):
+    # A sum and what its roundings have lost: as TwoSum in csrc/kernels.h.
+    total = high + more_high
+    part = total - high
+    lost = (high - (total - part)) + (more_high - part)
+    return total, low + (more_low + lost)
+
+
+@triton.jit
+def twice_summed(x):
+    """The sum of up to 1024 numbers that are not negative, in two: first what a number 2048 times
+    the largest leaves of each, multiples of one unit, which add up without rounding; then the rest.
+    """
+    largest = tl.max(x, axis=1) if len(x.shape) == 2 else x
+    above = tl.max(largest, axis=0) * 2048
+    first = tl.where(above - above == 0, (x + above) - above, x)
+    return total_of(first), total_of(x - first)
+
+
+@triton.jit
+def square_sums(x, mask):
+    # The squares of floats are exact in double, and their sum is near enough.
+    x = tl.where(mask, x, 0.0)
+    if x.dtype == tl.float64:
+        high, low = twice_summed(x * x)
+    else:
+        high = square_sum(x, mask)
+        low = high * 0
+    return high, low
+
+
+@triton.jit
+def added(total, squares, MEASURES: tl.constexpr):
+    if MEASURES:
+        norm = two_sum(total[0], total[1], squares[0], squares[1])
+        return norm + two_sum(total[2], total[3], squares[2], squares[3])
+    else:
+        return total[0] + squares[0], total[1] + squares[1], total[2] + squares[2]
 
 
 @triton.jit
@@ -59,13 +105,15 @@ def update(
     start, end, streams, keys, scalars, sign, scale, passes,
     RULE: tl.constexpr, VARIANT: tl.constexpr, STATES: tl.constexpr, COMPUTE: tl.constexpr,
     STORED: tl.constexpr, SCALER: tl.constexpr, PREPARES: tl.constexpr, AVERAGES: tl.constexpr,
-    CLEARS: tl.constexpr, TRACKS: tl.constexpr, VECTOR: tl.constexpr, LANES: tl.constexpr,
-    PATH: tl.constexpr,
+    CLEARS: tl.constexpr, TRACKS: tl.constexpr, MEASURES: tl.constexpr, VECTOR: tl.constexpr,
+    LANES: tl.constexpr, PATH: tl.constexpr,
 ):  # fmt: skip
     """Update LANES elements from `start` on, before `end`; `streams`: param, gradient, states,
     average.
 
-    Returns the sums of squares of gradient, update and weight where it TRACKS them.
+    Returns the sums of squares of gradient, update and weight where it TRACKS them. Where it
+    MEASURES, it writes nothing, and returns those of what the RULE measures and of the weight, each
+    in two.
     """
     place = (start, (end - start).to(tl.int32), elements(LANES, STORED))
     p = opened(streams[0], place, stored_as(STORED, 0), COMPUTE, VECTOR, PATH)
@@ -76,32 +124,37 @@ def update(
         states = states + (state,)  # noqa: RUF005
     if SCALER == UNSCALES:
         g = divide(g, scale.to(COMPUTE))
-        if not CLEARS:
+        if not CLEARS and not MEASURES:
             # Written back, as after GradScaler.unscale_: a later pass finds true gradients.
             closed(g, (), streams[1], place, None, VECTOR, PATH)
     before = p
     given = prepared(g, p, sign, passes) if PREPARES else g * sign
-    p, states = RULE(p, given, states, scalars, VARIANT)
-    random = ()
-    for k in tl.static_range(len(keys)):
-        random = random + (words(keys[k], start, place[2]),)  # noqa: RUF005
-    planes = closed(p, random, streams[0], place, stored_as(STORED, 0), VECTOR, PATH)
-    for k in tl.static_range(2, 2 + STATES):
-        closed(states[k - 2], random, streams[k], place, stored_as(STORED, k), VECTOR, PATH)
     squares = ()
-    if AVERAGES or TRACKS:
-        p = decode(planes, stored_as(STORED, 0), COMPUTE)  # as it was stored
-    if AVERAGES:
-        of = streams[2 + STATES]
-        FORMAT: tl.constexpr = stored_as(STORED, 2 + STATES)
-        average = opened(of, place, FORMAT, COMPUTE, VECTOR, PATH)
-        average = tl.where(passes[4] != 0, p, lerp(average, p, passes[3]))
-        closed(average, random, of, place, FORMAT, VECTOR, PATH)
-    if CLEARS:
-        closed(tl.zeros_like(g), (), streams[1], place, None, VECTOR, PATH)
-    if TRACKS:
+    if MEASURES:
         mask = place[2] < place[1]
-        squares = (square_sum(g, mask), square_sum(p - before, mask), square_sum(p, mask))
+        measured = RULE(p, given, states, scalars, VARIANT)
+        squares = square_sums(measured, mask) + square_sums(p, mask)
+    else:
+        p, states = RULE(p, given, states, scalars, VARIANT)
+        random = ()
+        for k in tl.static_range(len(keys)):
+            random = random + (words(keys[k], start, place[2]),)  # noqa: RUF005
+        planes = closed(p, random, streams[0], place, stored_as(STORED, 0), VECTOR, PATH)
+        for k in tl.static_range(2, 2 + STATES):
+            closed(states[k - 2], random, streams[k], place, stored_as(STORED, k), VECTOR, PATH)
+        if AVERAGES or TRACKS:
+            p = decode(planes, stored_as(STORED, 0), COMPUTE)  # as it was stored
+        if AVERAGES:
+            of = streams[2 + STATES]
+            FORMAT: tl.constexpr = stored_as(STORED, 2 + STATES)
+            average = opened(of, place, FORMAT, COMPUTE, VECTOR, PATH)
+            average = tl.where(passes[4] != 0, p, lerp(average, p, passes[3]))
+            closed(average, random, of, place, FORMAT, VECTOR, PATH)
+        if CLEARS:
+            closed(tl.zeros_like(g), (), streams[1], place, None, VECTOR, PATH)
+        if TRACKS:
+            mask = place[2] < place[1]
+            squares = (square_sum(g, mask), square_sum(p - before, mask), square_sum(p, mask))
     return squares
 
 
@@ -129,9 +182,9 @@ def multi_tensor(
     RULE: tl.constexpr, VARIANT: tl.constexpr, STATES: tl.constexpr, SCALARS: tl.constexpr,
     DTYPES: tl.constexpr, STORED: tl.constexpr, COMPUTE: tl.constexpr, SCALER: tl.constexpr,
     PREPARES: tl.constexpr, AVERAGES: tl.constexpr, CLEARS: tl.constexpr, TRACKS: tl.constexpr,
-    BLOCK: tl.constexpr, VECTOR: tl.constexpr, SINGLES: tl.constexpr,
+    MEASURES: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr, SINGLES: tl.constexpr,
 ):  # fmt: skip
-    """Update one block of one tensor.
+    """Update one block of one tensor; or, where it MEASURES, sum up what its update waits for.
 
     blocks: tensor << 32 | number of the block in its tensor, one a program.
     rows: [n, param, states..., average] a tensor, where it is compact then their second planes or
@@ -142,7 +195,7 @@ def multi_tensor(
     each of which takes one element of a remainder.
     Of the passes, None where there is none of them: groups, the group of each tensor; numbers and
     factors, see passes.Passes, a group; begins, 1 where a tensor's average has never been written
-    (None: all have been); sums, three a program, where it TRACKS.
+    (None: all have been); sums, three a program where it TRACKS, four where it MEASURES.
     """
     entry = tl.load(blocks + tl.program_id(0))
     tensor = entry >> 32
@@ -176,10 +229,10 @@ def multi_tensor(
         key = tl.load(keys + tensor * WORDS + k)
         noise_keys = noise_keys + (key.to(tl.uint64, bitcast=True),)  # noqa: RUF005
     scalar_row = scalars + tensor * (1 + SCALARS)
-    sign = tl.load(scalar_row)
+    sign = tl.load(scalar_row).to(COMPUTE)
     values = ()
     for k in tl.static_range(SCALARS):
-        values = values + (tl.load(scalar_row + 1 + k),)  # noqa: RUF005
+        values = values + (tl.load(scalar_row + 1 + k).to(COMPUTE),)  # noqa: RUF005
     passes = ()
     if PREPARES or AVERAGES:
         passes = numbers_of(tl.load(groups + tensor), numbers, factors, COMPUTE)
@@ -191,17 +244,17 @@ def multi_tensor(
     vectors = tl.multiple_of(tl.where(bits % 16 == 0, n - n % VECTOR, 0), VECTOR)
     offset = tl.multiple_of(offset, BLOCK)
     end = tl.minimum(offset + BLOCK, n)
+    SUMS: tl.constexpr = 4 if MEASURES else 3 if TRACKS else 0
     total = ()
-    if TRACKS:
-        zero = tl.load(scalar_row).to(tl.float64) * 0
-        total = (zero, zero, zero)
+    for _ in tl.static_range(SUMS):
+        total = total + (tl.load(scalar_row).to(tl.float64) * 0,)  # noqa: RUF005
     if offset + BLOCK <= vectors:
         squares = update(
             offset, vectors, streams, noise_keys, values, sign, scale, passes,
             RULE, VARIANT, STATES, COMPUTE, STORED, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
-            VECTOR, BLOCK, FULL,
+            MEASURES, VECTOR, BLOCK, FULL,
         )  # fmt: skip
-        if TRACKS:
+        if SUMS > 0:
             total = squares
     else:
         start = offset
@@ -212,9 +265,9 @@ def multi_tensor(
                 squares = update(
                     offset, vectors, streams, noise_keys, values, sign, scale, passes,
                     RULE, VARIANT, STATES, COMPUTE, STORED, SCALER, PREPARES, AVERAGES, CLEARS,
-                    TRACKS, VECTOR, BLOCK, VECTORS,
+                    TRACKS, MEASURES, VECTOR, BLOCK, VECTORS,
                 )  # fmt: skip
-                if TRACKS:
+                if SUMS > 0:
                     total = squares
             start = tl.maximum(offset, vectors)
         # In a loop, as it is rare: unrolled, it would set the registers of the paths above.
@@ -222,15 +275,48 @@ def multi_tensor(
             squares = update(
                 start, end, streams, noise_keys, values, sign, scale, passes,
                 RULE, VARIANT, STATES, COMPUTE, STORED, SCALER, PREPARES, AVERAGES, CLEARS, TRACKS,
-                VECTOR, SINGLES, ANY,
+                MEASURES, VECTOR, SINGLES, ANY,
             )  # fmt: skip
-            if TRACKS:
-                total = (total[0] + squares[0], total[1] + squares[1], total[2] + squares[2])
+            if SUMS > 0:
+                total = added(total, squares, MEASURES)
             start += SINGLES
-    if TRACKS:
-        out = sums + tl.program_id(0) * 3
-        for k in tl.static_range(3):
-            tl.store(out + k, total[k])
+    for k in tl.static_range(SUMS):
+        tl.store(sums + tl.program_id(0) * SUMS + k, total[k])
+
+
+@triton.jit(do_not_specialize_on_alignment=["ends", "sums", "scalars"])
+def complete_scalars(
+    ends, sums, scalars,
+    COMPLETED: tl.constexpr, SCALARS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Complete the scalars of one tensor by its norms, in double, where they stand.
+
+    ends: the number of programs up to every tensor; sums: theirs, as `multi_tensor` MEASURES them.
+    """
+    tensor = tl.program_id(0)
+    end = tl.load(ends + tensor)
+    start = tl.where(tensor == 0, 0, tl.load(ends + tl.maximum(tensor - 1, 0)))
+    norms = ()
+    for which in tl.static_range(2):
+        high, low = tl.zeros([BLOCK], tl.float64), tl.zeros([BLOCK], tl.float64)
+        at = start
+        while at < end:
+            place = at + tl.arange(0, BLOCK)
+            of = sums + place * 4 + 2 * which
+            more = tl.load(of, mask=place < end, other=0)
+            high, low = two_sum(high, low, more, tl.load(of + 1, mask=place < end, other=0))
+            at += BLOCK
+        high, more = twice_summed(high)
+        low = total_of(low) + more
+        # Of what is infinite, the other part is NaN.
+        norms = norms + (tl.sqrt(tl.where(low - low == 0, high + low, high)),)  # noqa: RUF005
+    row = scalars + tensor * (1 + SCALARS) + 1
+    values = ()
+    for k in tl.static_range(SCALARS):
+        values = values + (tl.load(row + k),)  # noqa: RUF005
+    values = COMPLETED(norms[1], norms[0], values)
+    for k in tl.static_range(SCALARS):
+        tl.store(row + k, values[k])
 
 
 @triton.jit

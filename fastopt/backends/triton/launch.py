@@ -98,7 +98,7 @@ class Launch:
         members: dict[tuple[Any, ...], list[Slot]] = {}
         for slot in self._slots:
             names = slot.names[: len(self._names[slot.group])]
-            variant = _core.variants(rule).index(list(names))
+            variant = [[*states] for states in _core.variants(rule)].index([*names])
             passes = self._switches[slot.group]
             streams = (slot.dtypes, slot.stored, len(slot.carried))
             key = (slot.layer, slot.param.device, streams, variant, passes)

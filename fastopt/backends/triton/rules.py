@@ -157,16 +157,218 @@ def nadam(p, g, states, scalars, VARIANT: tl.constexpr):
 
 
 @triton.jit
+def adamax(p, g, states, scalars, VARIANT: tl.constexpr):
+    weight_decay, lerp_weight, beta2, eps, step_size = scalars
+    g = decayed(g, p, weight_decay)
+    exp_avg = lerp(states[0], g, lerp_weight)
+    exp_inf = maximum(beta2 * states[1], tl.abs(g) + eps)
+    return p - divide(step_size * exp_avg, exp_inf), (exp_avg, exp_inf)
+
+
+@triton.jit
+def radam(p, g, states, scalars, VARIANT: tl.constexpr):
+    (
+        decay,
+        weight_decay,
+        lerp_weight,
+        beta2,
+        square_weight,
+        correction1,
+        lr,
+        correction2_root,
+        rectification,
+        eps,
+    ) = scalars
+    p = p * decay
+    g = decayed(g, p, weight_decay)
+    exp_avg = lerp(states[0], g, lerp_weight)
+    exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[1])
+    # Selected before they meet the average: of both updates at once, sm_100 spilled 8 bytes.
+    rate = divide(tl.full(g.shape, 1.0, g.dtype), root(exp_avg_sq) + eps) * correction2_root
+    rate = tl.where(rectification != 0, rate, 1.0)
+    rectification = tl.where(rectification != 0, rectification, 1.0)
+    update = divide(exp_avg, correction1) * lr * rate * rectification
+    return p - update, (exp_avg, exp_avg_sq)
+
+
+@triton.jit
+def adadelta(p, g, states, scalars, VARIANT: tl.constexpr):
+    lr, rho, square_weight, eps, weight_decay = scalars
+    g = decayed(g, p, weight_decay)
+    square_avg = tl.fma(square_weight * g, g, rho * states[0])
+    delta = divide(root(states[1] + eps), root(square_avg + eps)) * g
+    acc_delta = tl.fma(square_weight * delta, delta, rho * states[1])
+    return tl.fma(-lr, delta, p), (square_avg, acc_delta)
+
+
+@triton.jit
+def rprop(p, g, states, scalars, VARIANT: tl.constexpr):
+    etaminus, etaplus, smallest, largest = scalars
+    turn = g * states[0]
+    size = states[1] * tl.where(turn > 0, etaplus, tl.where(turn < 0, etaminus, 1.0))
+    size = tl.where(size < smallest, smallest, size)  # as torch.clamp: NaN stays NaN
+    size = tl.where(size > largest, largest, size)
+    g = tl.where(turn < 0, 0.0, g)
+    return p - tl.where(g > 0, size, tl.where(g < 0, -size, 0.0)), (g, size)
+
+
+@triton.jit
+def asgd(p, g, states, scalars, VARIANT: tl.constexpr):
+    decay, eta, mu, weight_decay = scalars
+    g = decayed(g, p, weight_decay)
+    p = tl.fma(-eta, g, p * decay)
+    return p, (tl.where(mu == 1, p, states[0] + (p - states[0]) * mu),)
+
+
+@triton.jit
+def lamb_moments(p, g, states, scalars):
+    _lr, lerp_weight, beta2, square_weight, avg_scale, correction, eps, weight_decay, _ratio = (
+        scalars
+    )
+    exp_avg = lerp(states[0], g, lerp_weight)
+    exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[1])
+    denom = divide(root(exp_avg_sq), correction) + eps
+    update = divide(avg_scale * exp_avg, denom)
+    return decayed(update, p, weight_decay), (exp_avg, exp_avg_sq)
+
+
+@triton.jit
+def lamb(p, g, states, scalars, VARIANT: tl.constexpr):
+    update, states = lamb_moments(p, g, states, scalars)
+    return tl.fma(-scalars[0], scalars[8] * update, p), states
+
+
+@triton.jit
+def lamb_measured(p, g, states, scalars, VARIANT: tl.constexpr):
+    update, states = lamb_moments(p, g, states, scalars)
+    return update
+
+
+@triton.jit
+def lars(p, g, states, scalars, VARIANT: tl.constexpr):
+    _lr, momentum, weight_decay, nesterov, _trust, _eps, _adapts, rate = scalars
+    g = decayed(g, p, weight_decay)
+    if VARIANT == 0:
+        p = tl.fma(-rate, g, p)
+    else:
+        buffer = tl.fma(rate, g, momentum * states[0])
+        p = p - tl.where(nesterov != 0, tl.fma(rate, g, momentum * buffer), buffer)
+        states = (buffer,)
+    return p, states
+
+
+@triton.jit
+def lars_measured(p, g, states, scalars, VARIANT: tl.constexpr):
+    return g
+
+
+@triton.jit
+def adabelief(p, g, states, scalars, VARIANT: tl.constexpr):
+    decay, weight_decay, lerp_weight, beta2, square_weight, correction, step_size, eps = scalars
+    p = p * decay
+    g = decayed(g, p, weight_decay)
+    exp_avg = lerp(states[0], g, lerp_weight)
+    rest = g - exp_avg
+    exp_avg_var = tl.fma(square_weight * rest, rest, beta2 * states[1]) + eps
+    if VARIANT == 1:
+        square = maximum(states[2], exp_avg_var)
+        states = (exp_avg, exp_avg_var, square)
+    else:
+        square = exp_avg_var
+        states = (exp_avg, exp_avg_var)
+    denom = divide(root(square), correction) + eps
+    return p - divide(step_size * exp_avg, denom), states
+
+
+@triton.jit
+def ademamix(p, g, states, scalars, VARIANT: tl.constexpr):
+    (
+        decay,
+        fast_weight,
+        slow_weight,
+        beta2,
+        square_weight,
+        correction,
+        fast_size,
+        slow_size,
+        eps,
+    ) = scalars
+    fast = lerp(states[0], g, fast_weight)
+    slow = lerp(states[1], g, slow_weight)
+    mixed = tl.fma(slow_size, slow, fast_size * fast)
+    exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[2])
+    p = p * decay - divide(mixed, divide(root(exp_avg_sq), correction) + eps)
+    return p, (fast, slow, exp_avg_sq)
+
+
+@triton.jit
+def adan(p, g, states, scalars, VARIANT: tl.constexpr):
+    (
+        decay,
+        shrinkage,
+        avg_weight,
+        diff_weight,
+        beta2,
+        beta3,
+        square_weight,
+        correction,
+        avg_size,
+        diff_size,
+        eps,
+        first,
+    ) = scalars
+    diff = tl.where(first != 0, 0.0, g + states[3])
+    exp_avg = lerp(states[0], g, avg_weight)
+    exp_avg_diff = lerp(states[2], diff, diff_weight)
+    ahead = tl.fma(beta2, diff, g)
+    exp_avg_sq = tl.fma(square_weight * ahead, ahead, beta3 * states[1])
+    denom = divide(root(exp_avg_sq), correction) + eps
+    p = p * decay - divide(tl.fma(diff_size, exp_avg_diff, avg_size * exp_avg), denom)
+    return p * shrinkage, (exp_avg, exp_avg_sq, exp_avg_diff, -g)
+
+
+@triton.jit
+def sgd_schedulefree(p, g, states, scalars, VARIANT: tl.constexpr):
+    weight_decay, average_weight, step_size, lr = scalars
+    g = decayed(g, p, weight_decay)
+    p = tl.fma(step_size, g, lerp(p, states[0], average_weight))
+    return p, (tl.fma(-lr, g, states[0]),)
+
+
+@triton.jit
+def adamw_schedulefree(p, g, states, scalars, VARIANT: tl.constexpr):
+    weight_decay, beta2, square_weight, correction, eps, average_weight, step_size, lr = scalars
+    exp_avg_sq = tl.fma(square_weight * g, g, beta2 * states[1])
+    update = divide(g, divide(root(exp_avg_sq), correction) + eps)
+    update = decayed(update, p, weight_decay)
+    p = tl.fma(step_size, update, lerp(p, states[0], average_weight))
+    return p, (tl.fma(-lr, update, states[0]), exp_avg_sq)
+
+
+@triton.jit
+def product(a, b):
+    # Of two numbers, each with what it lacks, as such a pair.
+    high = a[0] * b[0]
+    low = tl.fma(a[0], b[0], -high) + (a[0] * b[1] + a[1] * b[0])
+    total = high + low
+    return total, low - (total - high)
+
+
+@triton.jit
 def power(base, count):
-    # By squaring, as no device has a correctly rounded pow: the relative error of 1 - base**count
-    # stays under 1e-13, which float32 scalars round away but for about one in a million.
-    result = base * 0 + 1
+    # By squaring, as no device has a correctly rounded pow, with twice the digits: rounded at each
+    # multiplication, 0.98**3 was not the host's, and two of 77 parameters in float64 were not.
+    result, square = (base * 0 + 1, base * 0), (base, base * 0)
     exponent = count.to(tl.int64)
     for _ in range(31):
-        result = tl.where((exponent & 1) == 1, result * base, result)
-        base = base * base
+        odd = (exponent & 1) == 1
+        more = product(result, square)
+        result = (tl.where(odd, more[0], result[0]), tl.where(odd, more[1], result[1]))
         exponent = exponent >> 1
-    return result
+        left = exponent > 0  # what is not used must not overflow either
+        square = (tl.where(left, square[0], 1.0), tl.where(left, square[1], 0.0))
+        square = product(square, square)
+    return result[0]
 
 
 @triton.jit
@@ -217,6 +419,41 @@ def adagrad_scalars(hyper, step, first):
 
 
 @triton.jit
+def adapts(weight_decay, always_adapt):
+    return tl.where((weight_decay != 0) | (always_adapt != 0), 1.0, 0.0)
+
+
+@triton.jit
+def lamb_scalars(hyper, step, first):
+    lr, beta1, beta2, eps, weight_decay, corrects, always_adapt = hyper
+    avg_scale = tl.where(corrects != 0, 1 / (1 - power(beta1, step)), 1.0)
+    correction = tl.where(corrects != 0, tl.sqrt(1 - power(beta2, step)), 1.0)
+    sizes = (lr, 1 - beta1, beta2, 1 - beta2, avg_scale, correction, eps)
+    return sizes + (weight_decay, adapts(weight_decay, always_adapt))  # noqa: RUF005
+
+
+@triton.jit
+def lamb_completed(weight_norm, norm, scalars):
+    compares = (scalars[8] != 0) & (weight_norm > 0) & (norm > 0)
+    return scalars[:8] + (tl.where(compares, weight_norm / norm, 1.0),)  # noqa: RUF005
+
+
+@triton.jit
+def lars_scalars(hyper, step, first):
+    lr, momentum, weight_decay, nesterov, trust_coefficient, eps, always_adapt = hyper
+    sizes = (lr, momentum, weight_decay, nesterov, trust_coefficient, eps)
+    return sizes + (adapts(weight_decay, always_adapt), lr)  # noqa: RUF005
+
+
+@triton.jit
+def lars_completed(weight_norm, norm, scalars):
+    lr, _momentum, weight_decay, _nesterov, trust_coefficient, eps, adapts, _rate = scalars
+    ratio = trust_coefficient * weight_norm / (norm + weight_decay * weight_norm + eps)
+    compares = (adapts != 0) & (weight_norm > 0) & (norm > 0)
+    return scalars[:7] + (lr * tl.where(compares, ratio, 1.0),)  # noqa: RUF005
+
+
+@triton.jit
 def lion_scalars(hyper, step, first):
     lr, beta1, beta2, weight_decay = hyper
     return 1 - lr * weight_decay, lr, beta1, 1 - beta1, beta2, 1 - beta2
@@ -243,18 +480,153 @@ def nadam_scalars(hyper, step, first, more):
     return (mu_product,), (decay, weight_decay) + sizes  # noqa: RUF005
 
 
+@triton.jit
+def adamax_scalars(hyper, step, first):
+    lr, beta1, beta2, eps, weight_decay = hyper
+    return weight_decay, 1 - beta1, beta2, eps, lr / (1 - power(beta1, step))
+
+
+@triton.jit
+def radam_scalars(hyper, step, first):
+    lr, beta1, beta2, eps, weight_decay, decoupled = hyper
+    decay, weight_decay = decay_of(lr, weight_decay, decoupled)
+    power2 = power(beta2, step)
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * step * power2 / (1 - power2)
+    above = tl.where(rho > 5, (rho - 4) * (rho - 2) * rho_inf, 0.0)
+    below = tl.where(rho > 5, (rho_inf - 4) * (rho_inf - 2) * rho, 1.0)
+    sizes = (1 - beta1, beta2, 1 - beta2, 1 - power(beta1, step), lr)
+    rates = (tl.sqrt(1 - power2), tl.sqrt(above / below), eps)
+    return (decay, weight_decay) + sizes + rates  # noqa: RUF005
+
+
+@triton.jit
+def adadelta_scalars(hyper, step, first):
+    lr, rho, eps, weight_decay = hyper
+    return lr, rho, 1 - rho, eps, weight_decay
+
+
+@triton.jit
+def rprop_scalars(hyper, step, first):
+    _lr, etaminus, etaplus, smallest, largest = hyper
+    return etaminus, etaplus, smallest, largest
+
+
+@triton.jit
+def asgd_scalars(hyper, step, first, more):
+    lr, lambd, alpha, t0, weight_decay = hyper
+    eta, eta_wide = more[0]
+    mu, mu_wide = more[1]
+    # Those of the next step; a power by its logarithm, as in NAdam.
+    next_eta = rounded(lr / tl.exp(alpha * tl.log(1 + lambd * lr * step)), eta_wide)
+    next_mu = rounded(1 / tl.maximum(step - t0, 1.0), mu_wide)
+    return (next_eta, next_mu), (1 - lambd * eta, eta, mu, weight_decay)
+
+
+@triton.jit
+def adabelief_scalars(hyper, step, first):
+    lr, beta1, beta2, eps, weight_decay, _amsgrad, decoupled = hyper
+    decay, weight_decay = decay_of(lr, weight_decay, decoupled)
+    root_of, step_size = tl.sqrt(1 - power(beta2, step)), lr / (1 - power(beta1, step))
+    return decay, weight_decay, 1 - beta1, beta2, 1 - beta2, root_of, step_size, eps
+
+
+@triton.jit
+def half_life(beta):
+    return -0.6931471805599453 / tl.log(beta + 1e-8) - 1
+
+
+@triton.jit
+def ademamix_scalars(hyper, step, first):
+    lr, beta1, beta2, beta3, alpha, eps, weight_decay, beta3_warmup, alpha_warmup = hyper
+    part = tl.where(step < alpha_warmup, step / tl.maximum(alpha_warmup, 1.0), 1.0)
+    along = tl.where(step < beta3_warmup, step / tl.maximum(beta3_warmup, 1.0), 0.0)
+    half = (1 - along) * half_life(beta1) + along * half_life(beta3) + 1
+    slow = tl.where(step < beta3_warmup, tl.exp(-0.6931471805599453 / half), beta3)
+    root_of, fast_size = tl.sqrt(1 - power(beta2, step)), lr / (1 - power(beta1, step))
+    sizes = (fast_size, lr * (part * alpha), eps)
+    weights = (1 - beta1, 1 - slow, beta2, 1 - beta2, root_of)
+    return (1 - lr * weight_decay,) + weights + sizes  # noqa: RUF005
+
+
+@triton.jit
+def adan_scalars(hyper, step, first):
+    lr, beta1, beta2, beta3, eps, weight_decay, no_prox = hyper
+    decay = tl.where(no_prox != 0, 1 - lr * weight_decay, 1.0)
+    shrinkage = tl.where(no_prox != 0, 1.0, 1 / (1 + lr * weight_decay))
+    weights = (1 - beta1, 1 - beta2, beta2, beta3, 1 - beta3, tl.sqrt(1 - power(beta3, step)))
+    sizes = (lr / (1 - power(beta1, step)), lr * beta2 / (1 - power(beta2, step)), eps)
+    return (decay, shrinkage) + weights + sizes + (tl.where(step == 1, 1.0, 0.0),)  # noqa: RUF005
+
+
+@triton.jit
+def power_of(base, exponent):
+    # Of a base and an exponent that are not negative; the part behind the point by the logarithm.
+    whole = tl.floor(exponent)
+    rest = tl.exp((exponent - whole) * tl.log(tl.where(base > 0, base, 1.0)))
+    found = power(base, whole) * tl.where(exponent == whole, 1.0, rest)
+    return tl.where(base > 0, found, tl.where(exponent == 0, 1.0, 0.0))
+
+
+@triton.jit
+def averaged(lr, warmup_steps, r, weight_lr_power, step, more):
+    # Of a step: its learning rate, the weight of its point in the average, what is carried on.
+    lr_max, max_wide = more[0]
+    weight_sum, sum_wide = more[1]
+    lr = tl.where(step - 1 < warmup_steps, lr * (step / tl.maximum(warmup_steps, 1.0)), lr)
+    lr_max = tl.maximum(lr_max, rounded(lr, max_wide))
+    weight = power_of(step, r) * power_of(lr_max, weight_lr_power)
+    weight = rounded(weight, sum_wide)
+    weight_sum = rounded(weight_sum + weight, sum_wide)
+    part = tl.where(weight_sum != 0, weight / tl.where(weight_sum != 0, weight_sum, 1.0), 0.0)
+    return lr, part, (lr_max, weight_sum)
+
+
+@triton.jit
+def sgd_schedulefree_scalars(hyper, step, first, more):
+    lr, momentum, weight_decay, warmup_steps, r, weight_lr_power = hyper
+    lr, part, carried = averaged(lr, warmup_steps, r, weight_lr_power, step, more)
+    return carried, (weight_decay, part, lr * (momentum * (1 - part) - 1), lr)
+
+
+@triton.jit
+def adamw_schedulefree_scalars(hyper, step, first, more):
+    lr, beta1, beta2, eps, weight_decay, warmup_steps, r, weight_lr_power = hyper
+    lr, part, carried = averaged(lr, warmup_steps, r, weight_lr_power, step, more)
+    squares = (beta2, 1 - beta2, tl.sqrt(1 - power(beta2, step)), eps)
+    sizes = (part, lr * (beta1 * (1 - part) - 1), lr)
+    return carried, (weight_decay,) + squares + sizes  # noqa: RUF005
+
+
 class Rule(NamedTuple):
-    """A rule's update and, to run without the host, its scalars."""
+    """A rule's update and, to run without the host, its scalars; then, where its update waits for
+    norms, what is measured, and what completes the scalars, in double: (norm of the parameter, norm
+    of what was measured, scalars).
+    """
 
     update: Any
     scalars: Any = None
+    measured: Any = None
+    completed: Any = None
 
 
 RULES = {
+    "adabelief": Rule(adabelief, adabelief_scalars),
+    "adan": Rule(adan, adan_scalars),
+    "ademamix": Rule(ademamix, ademamix_scalars),
+    "adamw_schedulefree": Rule(adamw_schedulefree, adamw_schedulefree_scalars),
+    "sgd_schedulefree": Rule(sgd_schedulefree, sgd_schedulefree_scalars),
+    "adadelta": Rule(adadelta, adadelta_scalars),
     "adagrad": Rule(adagrad, adagrad_scalars),
+    "asgd": Rule(asgd, asgd_scalars),
     "sgd": Rule(sgd, sgd_scalars),
     "adam": Rule(adam, adam_scalars),
+    "adamax": Rule(adamax, adamax_scalars),
+    "lamb": Rule(lamb, lamb_scalars, lamb_measured, lamb_completed),
+    "lars": Rule(lars, lars_scalars, lars_measured, lars_completed),
     "lion": Rule(lion, lion_scalars),
     "nadam": Rule(nadam, nadam_scalars),
+    "radam": Rule(radam, radam_scalars),
     "rmsprop": Rule(rmsprop, rmsprop_scalars),
+    "rprop": Rule(rprop, rprop_scalars),
 }
