@@ -16,7 +16,8 @@ OPTIMIZER = Optimizer(
         "lr": {"lr": 0.1},
         "eps": {"eps": 0.01},
         "betas": {"betas": (0.5, 0.9)},
-        "zero_betas": {"betas": (0.2, 0.0)},
+        # eps: the square of a difference that cancels out is nothing but rounding.
+        "zero_betas": {"betas": (0.2, 0.0), "eps": 0.1},
         "weight_decay": {"weight_decay": 0.1, "decoupled_weight_decay": False},
         "decoupled": {"weight_decay": 0.1},
         "maximize": {"maximize": True, "weight_decay": 0.1},
