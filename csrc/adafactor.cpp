@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <string>
 
 #include "dispatch.h"
@@ -218,9 +217,6 @@ void run(std::vector<Work>& works, int threads) {
   }
 }
 
-constexpr double kEpsOf[] = {std::numeric_limits<float>::epsilon(),
-                             std::numeric_limits<double>::epsilon(), 0x1p-7, 0x1p-10};
-
 bool is_run(const View& view) { return view.numel == 0 || contiguous(view); }
 
 std::string shape_error(const char* name, const View& view, const std::string& expected) {
@@ -319,7 +315,7 @@ py::object adafactor(const py::list& params, const py::list& grads, const py::li
       work.a.matrices = p.numel ? p.numel / (work.a.rows * work.a.cols) : 0;
       const auto& [lr, beta2_decay, eps1, eps2, d, weight_decay, maximize] =
           groups.at(size_t(group_of[i]));
-      work.a.eps = std::isnan(eps1) ? kEpsOf[int(p.dtype)] : eps1;
+      work.a.eps = eps1;
       work.a.decay = 1 - lr * weight_decay;
       work.d = d;
       work.least_scale = eps2;

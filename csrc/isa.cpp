@@ -1,4 +1,6 @@
 // The one loop, the registry of rules, the table: compiled once per instruction set.
+#include <type_traits>
+
 #include "kernels.h"
 #include "simd/around.h"
 #include "simd/norms.h"
@@ -13,7 +15,7 @@ namespace {
 
 // What a sweep sums up.
 template <Sweep kSweep, class E>
-using Sums = typename Choose<kSweep == Sweep::measure, Norms<E>, Squares<E>>::type;
+using Sums = std::conditional_t<kSweep == Sweep::measure, Norms<E>, Squares<E>>;
 
 // Load every stream, update, store what may be written; `Lanes` is Full or Partial.
 template <class Variant, Sweep kSweep, class Lanes, class Streams, class Update, class V>

@@ -284,12 +284,7 @@ void Members::each_footprint(const Visit& visit) const {
 }
 
 // Whether memory that is only read is written as something else, by whichever parameter.
-bool Members::reads_written(const Footprint& f) const {
-  const auto behind = std::lower_bound(
-      written_.begin(), written_.end(), f.end,
-      [](const std::pair<char*, char*>& extent, const char* end) { return extent.first < end; });
-  return f.begin != f.end && behind != written_.begin() && (behind - 1)->second > f.begin;
-}
+bool Members::reads_written(const Footprint& f) const { return meets(written_, {f.begin, f.end}); }
 
 // One sort of all that is written, and only where something of it has moved; gradients, which move
 // at every backward pass, are looked up in it one by one.

@@ -128,12 +128,12 @@ class Members {
   std::vector<Suspect> suspects_;
   std::vector<char> writes_grads_;  // by parameter, in the last step
   // Found by settle(), and kept while nothing moves.
-  size_t settled_ = 0;                            // footprints that it has seen
-  bool written_moved_ = false;                    // since then, memory that is written
-  std::vector<size_t> moved_;                     // likewise, gradients that are only read
-  std::vector<std::pair<char*, char*>> written_;  // sorted; apart unless written_shared_
-  bool written_shared_ = false;                   // two written tensors overlap
-  bool reads_shared_ = false;  // a gradient that is only read is written as something else
+  size_t settled_ = 0;           // footprints that it has seen
+  bool written_moved_ = false;   // since then, memory that is written
+  std::vector<size_t> moved_;    // likewise, gradients that are only read
+  std::vector<Extent> written_;  // sorted; apart unless written_shared_
+  bool written_shared_ = false;  // two written tensors overlap
+  bool reads_shared_ = false;    // a gradient that is only read is written as something else
   bool moved_any_ = false;
 };
 

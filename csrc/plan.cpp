@@ -142,10 +142,16 @@ py::object Plan::step(const py::list& groups, const py::dict& state, int threads
     }
     agree_sums = [&](std::vector<Batch::TensorSums>& found) {
       const py::gil_scoped_acquire locked;
-      py::list rows;
-      for (const auto& [index, sums] : found) rows.append(py::make_tuple(index, sums));
-      auto agreed = agree_tensors(rows).cast<std::vector<std::array<double, kMeasures>>>();
-      for (size_t i = 0; i < found.size(); ++i) found[i].sums = agreed.at(i);
+      py::list places;
+      Doubles sums({py::ssize_t(found.size()), py::ssize_t(kMeasures)});
+      for (size_t i = 0; i < found.size(); ++i) {
+        places.append(found[i].index);
+        std::copy_n(found[i].sums.data(), kMeasures, sums.mutable_data(py::ssize_t(i), 0));
+      }
+      const auto agreed = agree_tensors(places, sums).cast<Doubles>();
+      for (size_t i = 0; i < found.size(); ++i) {
+        std::copy_n(agreed.data(py::ssize_t(i), 0), kMeasures, found[i].sums.data());
+      }
     };
   }
   if (!check.is_none()) {

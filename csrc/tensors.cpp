@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <vector>
 
 namespace py = pybind11;
 
@@ -172,7 +171,15 @@ bool fits(const View& view, const View& param) {
 
 bool overlaps_itself(const View& view) { return view.numel > 1 && span(view) + 1 < view.numel; }
 
-std::pair<char*, char*> extent(const View& view) {
+bool meets(const std::vector<Extent>& sorted, const Extent& found) {
+  const auto behind =
+      std::lower_bound(sorted.begin(), sorted.end(), found.second,
+                       [](const Extent& extent, const char* end) { return extent.first < end; });
+  return found.first != found.second && behind != sorted.begin() &&
+         (behind - 1)->second > found.first;
+}
+
+Extent extent(const View& view) {
   return {view.data, view.numel ? view.data + (span(view) + 1) * element_bytes(view) : view.data};
 }
 

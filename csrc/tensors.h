@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "dtypes.h"
 
@@ -96,7 +97,11 @@ bool one_number(const View& view);
 std::string not_one_number(const View& view);
 
 // The first byte and the one behind the last.
-std::pair<char*, char*> extent(const View& view);
+using Extent = std::pair<char*, char*>;
+Extent extent(const View& view);
+
+// Whether an extent reaches one of several, which are sorted and apart from one another.
+bool meets(const std::vector<Extent>& sorted, const Extent& found);
 
 // Whether two tensors of one shape whose extents meet share no element all the same, as the left
 // and the right columns of a matrix.

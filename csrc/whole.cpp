@@ -16,12 +16,8 @@ bool overlap(std::vector<Extent>& written, const std::vector<Extent>& read_only)
   for (size_t i = 1; i < written.size(); ++i) {
     if (written[i].first < written[i - 1].second) return true;
   }
-  return std::any_of(read_only.begin(), read_only.end(), [&](const Extent& found) {
-    const auto behind =
-        std::lower_bound(written.begin(), written.end(), found.second,
-                         [](const Extent& extent, const char* end) { return extent.first < end; });
-    return behind != written.begin() && (behind - 1)->second > found.first;
-  });
+  return std::any_of(read_only.begin(), read_only.end(),
+                     [&](const Extent& found) { return meets(written, found); });
 }
 
 bool share_memory(const py::list& written, const py::list& read_only) {

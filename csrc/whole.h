@@ -5,21 +5,21 @@
 #include <pybind11/stl.h>
 
 #include <tuple>
-#include <utility>
 #include <vector>
+
+#include "tensors.h"
 
 namespace fastopt {
 
 // Memory from its first byte to the one behind its last, not empty. Whether any that is written
 // overlaps another one, or one that is only read; sorts the former.
-using Extent = std::pair<char*, char*>;
 bool overlap(std::vector<Extent>& written, const std::vector<Extent>& read_only);
 
 // Whether a tensor that is written overlaps another one that is written, or one that is only read.
 // Throws Refused where one has no memory to be read.
 bool share_memory(const pybind11::list& written, const pybind11::list& read_only);
 
-// lr, beta2_decay, the first eps (NaN: of the type), the second, d, weight_decay, maximize.
+// lr, beta2_decay, both eps, d, weight_decay, maximize.
 using AdafactorGroup = std::tuple<double, double, double, double, double, double, bool>;
 
 // One step of Adafactor over contiguous tensors of this CPU, each parameter's of one type; `cols`

@@ -64,7 +64,8 @@ class Plan:
         grad_scale: float | None = None,
         check: Callable[[], Outcome] | None = None,
         agree: Callable[[list[float], bool], tuple[float, bool]] | None = None,
-        agree_tensors: Callable[[list[tuple[int, list[float]]]], list[list[float]]] | None = None,
+        agree_tensors: Callable[[list[int], NDArray[np.float64]], NDArray[np.float64]]
+        | None = None,
         rest: Callable[[], None] | None = None,
         launch: Callable[[], None] | None = None,
     ) -> Outcome: ...

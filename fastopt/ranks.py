@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakSet
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
-from . import _core
+from . import _core, declared
 from .arguments import PASSES, setting
 from .stepping import Stats, Stepping
 
@@ -121,13 +123,12 @@ class Agreement:
         """Whether any parameter's parts are spread over processes."""
         return any(self.groups)
 
-    def tensors(self, own: list[tuple[int, list[float]]]) -> list[list[float]]:
-        """Sums of single parameters over all processes that hold a part of them."""
-        rows = torch.zeros(len(self.team_of), len(own[0][1]) if own else 4, dtype=torch.float64)
-        for index, sums in own:
-            rows[index] = torch.tensor(sums, dtype=torch.float64)
+    def tensors(self, places: list[int], own: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sums of the parameters in these places, over all processes that hold a part of them."""
+        rows = torch.zeros(len(self.team_of), own.shape[1], dtype=torch.float64)
+        rows[places] = torch.from_numpy(own)
         self._sum_by_team(rows)
-        return [rows[index].tolist() for index, _ in own]
+        return rows[places].numpy()
 
     def _sum_by_team(self, rows: Tensor) -> None:
         for team, groups in enumerate(self.groups):
@@ -160,26 +161,37 @@ def summed(numbers: list[float], group: dist.ProcessGroup, device: str) -> list[
 
 
 # ---- what tensors do not tell ----
+FSDP1 = "FullyShardedDataParallel"
 _looked_at: WeakSet[Stepping] = WeakSet()  # once: to look may take a while, see maker_of_cuts
 
 
 def warn_of_unnamed(optimizer: Stepping) -> None:
-    """Warn where a norm or a skip must go over processes that neither tensors nor the user name.
+    """Warn where a norm or a skip must go over processes that neither tensors nor the user name,
+    and where an update takes parts of tensors for tensors.
 
     Once an optimizer, and not once a process: the second one may well be another model's.
     """
-    if optimizer.norm_group is not None or optimizer in _looked_at or not dist.is_available():
+    if optimizer in _looked_at or not dist.is_available():
         return
     asked = [
         name
         for name in ("max_grad_norm", "skip_nonfinite")
-        if any(setting(group, name) != PASSES[name].default for group in optimizer.param_groups)
+        if optimizer.norm_group is None
+        and any(setting(group, name) != PASSES[name].default for group in optimizer.param_groups)
     ]
-    if not asked or not dist.is_initialized() or dist.get_world_size() == 1:
+    waits = declared.waits_for_norms(optimizer._rule)
+    if not (asked or waits) or not dist.is_initialized() or dist.get_world_size() == 1:
         return
     _looked_at.add(optimizer)
-    if maker := maker_of_cuts(optimizer):
-        name = type(optimizer).__name__
+    maker, name = maker_of_cuts(optimizer), type(optimizer).__name__
+    if waits and maker == FSDP1:
+        warnings.warn(
+            f"{maker} gave this process's {name} parts of flattened parameters, and an update goes "
+            "by the norm of each of them, not of the model's tensors: shard with FSDP2 "
+            "(fully_shard), whose parameters tell what they are parts of",
+            stacklevel=7,  # whoever called step()
+        )
+    if asked and maker:
         warnings.warn(
             f"{maker} gave this process's {name} a part of the model, and {' and '.join(asked)} "
             "goes by that part alone: another norm, another decision on every process. Name the "
@@ -203,7 +215,7 @@ def maker_of_cuts(optimizer: Stepping) -> str:
         if getattr(p, "_fsdp_flattened", False)
     ]
     if flat and not any(map(_whole, flat)):
-        return "FullyShardedDataParallel"
+        return FSDP1
     module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
     zero = getattr(module, "ZeroRedundancyOptimizer", None)
     held = zero is not None and any(

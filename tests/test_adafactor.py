@@ -246,6 +246,37 @@ def test_shared_memory(strided: bool, backend: str, monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(*made, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("compiled_first", [False, True])
+def test_shared_memory_over_both_paths(compiled_first: bool) -> None:
+    """A compiled parameter and one whose gradient has another type: in their order, too."""
+    made = []
+    for kind in (torch.float64, torch.float32):  # both types, then one
+        memory = values((8, 6), torch.float32, 3)
+        params = [torch.nn.Parameter(memory[:6]), torch.nn.Parameter(memory[2:])]
+        optimizer = fastopt.Adafactor(params, lr=0.5)
+        mixed = params[compiled_first]
+        mixed.grad_dtype = kind  # type: ignore[attr-defined]
+        for k in range(3):
+            for i, p in enumerate(params):
+                g = values((6, 6), torch.float32, 10 * k + i)
+                p.grad = g.to(kind) if p is mixed else g
+            optimizer.step()
+        made.append(memory)
+        paths = {bucket.path for bucket in fastopt.explain(optimizer).buckets}
+        assert paths == ({"cpu", "batched"} if kind == torch.float64 else {"cpu"})
+    torch.testing.assert_close(*made, rtol=1e-5, atol=1e-5)
+
+
+def test_a_refused_step_over_shared_memory() -> None:
+    """All are checked before the first of them is updated."""
+    memory = values((8, 6), torch.float32, 3)
+    params = [torch.nn.Parameter(memory[:6, 1:5]), torch.nn.Parameter(memory[2:, 1:5])]
+    optimizer = fastopt.Adafactor(params)
+    run(optimizer, 1)
+    optimizer.state[params[1]]["row_var"] = torch.ones(3)
+    refuses(optimizer, "No parameter was changed")
+
+
 def test_a_shared_step_count() -> None:
     ours, theirs = pair()
     for optimizer in (ours, theirs):

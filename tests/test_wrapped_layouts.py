@@ -399,7 +399,7 @@ def check_memory() -> None:
 
 
 # ---- the warning ----
-def warned(made: Any, net: nn.Module) -> list[warnings.WarningMessage]:
+def warned(made: Any, net: nn.Module, text: str = "norm_group") -> list[warnings.WarningMessage]:
     inner = getattr(made, "optim", made)
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
@@ -408,7 +408,7 @@ def warned(made: Any, net: nn.Module) -> list[warnings.WarningMessage]:
             backward(net, k, (dist.get_rank(), dist.get_world_size()))
             made.step()
             made.zero_grad()
-    return [w for w in found if "norm_group" in str(w.message)]
+    return [w for w in found if text in str(w.message)]
 
 
 def no_shard(net: Net) -> Wrapped:
@@ -434,6 +434,10 @@ def check_warning() -> None:
         group = dist.group.WORLD
         assert not warned(make(wrap, fastopt.AdamW, net, **clips, norm_group=group)[0], net)
         assert not warned(make(wrap, fastopt.AdamW, net, max_grad_value=1.0)[0], net)
+        flat = wrap in (fsdp1_flat, fsdp1_original)
+        lamb = make(wrap, fastopt.LAMB, net, norm_group=group)[0]
+        found = warned(lamb, net, "shard with FSDP2")
+        assert len(found) == flat  # ZeRO hands out whole tensors
 
 
 CHECKS: dict[int, list[Callable[[], None]]] = {

@@ -8,15 +8,6 @@
 namespace fastopt::FASTOPT_ISA {
 namespace {
 
-template <bool kFirst, class A, class B>
-struct Choose {
-  using type = A;
-};
-template <class A, class B>
-struct Choose<false, A, B> {
-  using type = B;
-};
-
 // Behind the last of a register's numbers: zeros.
 template <class S, class V>
 inline void keep_numbers(Full, int, V&) {}

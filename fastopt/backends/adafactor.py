@@ -42,7 +42,7 @@ def update_stack(items: Sequence[Item]) -> None:
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
     lr, (eps1, eps2) = group["lr"], group["eps"]
     eps1 = torch.finfo(like.dtype).eps if eps1 is None else eps1
-    count, each = len(items), (-1,) + (1,) * like.dim()
+    each = (-1,) + (1,) * like.dim()
     steps = [state["step"] for state in states]
     torch._foreach_add_(steps, 1.0)
     t = torch.stack([step.reshape(()) for step in steps])
@@ -78,7 +78,6 @@ def update_stack(items: Sequence[Item]) -> None:
     u.mul_(alpha / clip)
     p = p + u if group["maximize"] else p - u
     torch._foreach_copy_(params, [*p.unbind()])
-    assert len(params) == count
 
 
 def update(items: Sequence[Item], one_by_one: bool) -> None:

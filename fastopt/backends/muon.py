@@ -158,11 +158,8 @@ def update_chunk(items: Sequence[Item], room: Room, polynomial: Polynomial) -> N
     def updates_of() -> Iterator[Tensor]:
         for grad, buffer in zip(grads, buffers, strict=True):
             buffer.lerp_(grad, 1 - momentum)
-            yield (
-                torch.lerp(grad, buffer, momentum, out=scratch.view(grad.shape))
-                if (nesterov)
-                else buffer
-            )
+            ahead = scratch.view(grad.shape)
+            yield torch.lerp(grad, buffer, momentum, out=ahead) if nesterov else buffer
 
     room.put(updates_of())
     found = orthogonalize(room, polynomial)

@@ -7,13 +7,12 @@ They are the path of what the engine does not take, and what its bits are compar
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import Parameter, Signature
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import (
-    ParamsT,
-    _device_dtype_check_for_fused,
     _get_scalar_dtype,
     _use_grad_for_differentiable,
 )
@@ -30,12 +29,37 @@ NOT_NEGATIVE = (
 )
 
 
+# Of every class, by their names alone, as torch's classes have them.
+KEYWORDS = {"foreach": None, "maximize": False, "differentiable": False}
+
+
 class Loop(torch.optim.Optimizer):
     """One rule's for-loop: :meth:`_update` over the real numbers of each parameter."""
 
+    # What it takes behind the parameters, with the defaults: in this order; by name alone.
+    _given: ClassVar[dict[str, Any]] = {}
+    _keywords: ClassVar[dict[str, Any]] = KEYWORDS
     _numbers: ClassVar[dict[str, float]] = {}  # that a parameter carries, with what they begin as
+    _takes: ClassVar[Signature]
 
-    def __init__(self, params: ParamsT, **defaults: Any) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "_given" in cls.__dict__:
+            either, alone = Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY
+            takes = [Parameter("params", either)]
+            takes += [Parameter(k, either, default=d) for k, d in cls._given.items()]
+            takes += [Parameter(k, alone, default=d) for k, d in cls._keywords.items()]
+            cls._takes = cls.__signature__ = Signature(takes)  # type: ignore[attr-defined]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        bound = self._takes.bind(*args, **kwargs)
+        bound.apply_defaults()
+        params, defaults = bound.arguments.pop("params"), bound.arguments
+        self._check(defaults)
+        super().__init__(params, defaults)
+
+    def _check(self, defaults: dict[str, Any]) -> None:
+        """Raise ValueError where an argument is out of its range, as torch's classes do."""
         lr = defaults["lr"]
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError("Tensor lr must be 1-element")
@@ -47,11 +71,6 @@ class Loop(torch.optim.Optimizer):
         for name in NOT_NEGATIVE:
             if defaults.get(name) is not None and not defaults[name] >= 0:
                 raise ValueError(f"Invalid {name} value: {defaults[name]}")
-        if defaults["fused"] and defaults["differentiable"]:
-            raise RuntimeError("`fused` does not support `differentiable`")
-        if defaults["fused"] and defaults["foreach"]:
-            raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        super().__init__(params, defaults)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -83,8 +102,6 @@ class Loop(torch.optim.Optimizer):
         """Check a parameter and make what it lacks of numbers and states."""
         if p.grad is not None and p.grad.is_sparse:
             raise RuntimeError(f"{type(self).__name__} does not support sparse gradients")
-        if group["fused"]:
-            _device_dtype_check_for_fused(p)
         state = self.state[p]
         for name, start in self._numbers.items():
             if name not in state:
@@ -110,7 +127,7 @@ class Loop(torch.optim.Optimizer):
 
 def number(x: float, group: dict[str, Any]) -> Tensor:
     """As torch's classes keep their step counts."""
-    dtype = _get_scalar_dtype(is_fused=group["fused"])  # type: ignore[no-untyped-call]
+    dtype = _get_scalar_dtype(is_fused=group.get("fused"))  # type: ignore[no-untyped-call]
     return torch.tensor(float(x), dtype=dtype)
 
 

@@ -3,49 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
+from ..arguments import FUSED, OWN
 from ._fused import FusedStep
-from ._loop import Loop, counted
+from ._loop import KEYWORDS, Loop, counted
 
 
 class ForLoop(Loop):
     """The path of what the engine does not take: see :class:`AdaBelief`."""
 
-    _numbers = {"step": 0.0}  # noqa: RUF012
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-16,
-        weight_decay: float = 0,
-        amsgrad: bool = False,
-        *,
-        decoupled_weight_decay: bool = True,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            amsgrad=amsgrad,
-            decoupled_weight_decay=decoupled_weight_decay,
-            foreach=foreach,
-            maximize=maximize,
-            differentiable=differentiable,
-            fused=fused,
-        )
+    _numbers: ClassVar[dict[str, float]] = {"step": 0.0}
+    _given: ClassVar[dict[str, Any]] = {
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-16,
+        "weight_decay": 0,
+        "amsgrad": False,
+    }
+    _keywords: ClassVar[dict[str, Any]] = {"decoupled_weight_decay": True} | KEYWORDS
 
     def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
         names = ("exp_avg", "exp_avg_var")
@@ -112,3 +91,4 @@ class AdaBelief(FusedStep, ForLoop):
     """
 
     _rule = "adabelief"
+    _arguments = FUSED | OWN

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..backends import adafactor
 from ..stepping import Outcome, Work
 from ._whole import WholeStep
 
-# A group's numbers, as the core has them: the first eps NaN where it is the type's.
+# A group's numbers for parameters of a type, as the core has them.
 Numbers = tuple[float, float, float, float, float, float, bool]
 
 
@@ -68,45 +67,48 @@ class Adafactor(WholeStep, torch.optim.Adafactor):
     def _whole_step_of(self, work: Sequence[Work], first: Callable[[], None] | None) -> Outcome:
         here = [one for one in work if one.backend == "cpu"]
         rest = [one for one in work if one.backend != "cpu"]
-        items: list[adafactor.Item] = []
-        for index, _, group, p in rest:
-            if reason := adafactor.unfit(p, self.state[p]):
-                return index, reason
-            items.append(adafactor.Item(group, p, self.state[p]))
-        shared = bool(items) and _core.share_memory(
-            [t for i in items for t in (i.param, *i.state.values()) if isinstance(t, Tensor)],
-            [i.param.grad for i in items if i.param.grad is not None],
-        )
+        for one in rest:
+            if reason := adafactor.unfit(one.param, self.state[one.param]):
+                return one.place, reason
+        shared = bool(rest) and self._reach_twice(work)
+        if here and shared:
+            return self._one_by_one(work, first)
+        items = [adafactor.Item(one.group, one.param, self.state[one.param]) for one in rest]
+
+        def before() -> None:
+            if first is not None:
+                first()
+            adafactor.update(items, shared)
+
         if here:
-
-            def both() -> None:
-                if first is not None:
-                    first()
-                adafactor.update(items, shared)
-
-            return self._compiled(here, both if items or first is not None else None)
-        if first is not None:
-            first()
-        adafactor.update(items, shared)
+            return self._compiled(here, before if items or first is not None else None)
+        before()
         return None
+
+    def _reach_twice(self, work: Sequence[Work]) -> bool:
+        """Whether they share memory that is written, or one has its own in two places."""
+        written = [one.param for one in work]
+        written += [t for p in written for t in self.state[p].values() if isinstance(t, Tensor)]
+        read = [one.param.grad for one in work if one.param.grad is not None]
+        return _core.share_memory(written, read)
 
     def _compiled(self, work: Sequence[Work], first: Callable[[], None] | None) -> Outcome:
         """The core's step; where memory is reached twice, one parameter after the other."""
         groups: list[Numbers] = []
-        places: dict[int, int] = {}
+        places: dict[tuple[int, torch.dtype], int] = {}
         lists: tuple[list[Any], ...] = ([], [], [], [], [], [])
         params, grads, rows, cols, steps, of = lists
         for index, _, group, p in work:
-            if id(group) not in places:
-                places[id(group)] = len(groups)
-                groups.append(numbers_of(group))
+            if (kind := (id(group), p.dtype)) not in places:
+                places[kind] = len(groups)
+                groups.append(numbers_of(group, p.dtype))
             held, factored = self.state[p], p.dim() > 1
             row = held["row_var" if factored else "variance"]
             col = held["col_var"] if factored else None
             beside = row if col is None else col
             if not all(isinstance(t, Tensor) for t in (row, beside, held["step"])):
                 return index, "one of its states is no tensor"
-            found = (p, p.grad, row, col, held["step"], places[id(group)])
+            found = (p, p.grad, row, col, held["step"], places[kind])
             for to, value in zip(lists, found, strict=True):
                 to.append(value)
         threads, given = torch.get_num_threads(), [*params]
@@ -134,22 +136,25 @@ class Adafactor(WholeStep, torch.optim.Adafactor):
         return None
 
     def _one_by_one(self, work: Sequence[Work], first: Callable[[], None] | None) -> Outcome:
-        for index, _, _, p in work:
-            states = [t for t in self.state[p].values() if isinstance(t, Tensor)]
-            if _core.share_memory([p, *states], [] if p.grad is None else [p.grad]):
-                return index, "its gradient or a state shares memory with it; clone() one of them"
+        """As torch's loop does, where memory is reached twice; all are checked before the first."""
         for one in work:
-            if (outcome := self._compiled([one], first)) is not None:
+            if reason := adafactor.unfit(one.param, self.state[one.param]):
+                return one.place, reason
+            if self._reach_twice([one]):
+                reason = "its gradient or a state shares memory with it; clone() one of them"
+                return one.place, reason
+        for one in work:
+            if (outcome := self._whole_step_of([one], first)) is not None:
                 return outcome
             first = None
         return None
 
 
-def numbers_of(group: dict[str, Any]) -> Numbers:
+def numbers_of(group: dict[str, Any], dtype: torch.dtype) -> Numbers:
     eps1, eps2 = group["eps"]
-    of = (group["lr"], group["beta2_decay"], math.nan if eps1 is None else eps1, eps2)
-    lr, beta2_decay, eps1, eps2 = (float(x) for x in of)
-    d, weight_decay = float(group["d"]), float(group["weight_decay"])
+    eps1 = torch.finfo(dtype).eps if eps1 is None else eps1
+    of = (group["lr"], group["beta2_decay"], eps1, eps2, group["d"], group["weight_decay"])
+    lr, beta2_decay, eps1, eps2, d, weight_decay = (float(x) for x in of)
     return lr, beta2_decay, eps1, eps2, d, weight_decay, bool(group["maximize"])
 
 

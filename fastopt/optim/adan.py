@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
+from ..arguments import FUSED, OWN
 from ._fused import FusedStep
 from ._loop import Loop, counted
 
@@ -16,34 +16,14 @@ from ._loop import Loop, counted
 class ForLoop(Loop):
     """The path of what the engine does not take: see :class:`Adan`."""
 
-    _numbers = {"step": 0.0}  # noqa: RUF012
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        no_prox: bool = False,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            no_prox=no_prox,
-            foreach=foreach,
-            maximize=maximize,
-            differentiable=differentiable,
-            fused=fused,
-        )
+    _numbers: ClassVar[dict[str, float]] = {"step": 0.0}
+    _given: ClassVar[dict[str, Any]] = {
+        "lr": 1e-3,
+        "betas": (0.98, 0.92, 0.99),
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "no_prox": False,
+    }
 
     def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
         return "exp_avg", "exp_avg_sq", "exp_avg_diff", "neg_pre_grad"
@@ -113,3 +93,4 @@ class Adan(FusedStep, ForLoop):
     """
 
     _rule = "adan"
+    _arguments = FUSED | OWN

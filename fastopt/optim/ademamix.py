@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
+from ..arguments import FUSED, OWN
 from ._fused import FusedStep
 from ._loop import Loop, counted
 
@@ -15,38 +15,16 @@ from ._loop import Loop, counted
 class ForLoop(Loop):
     """The path of what the engine does not take: see :class:`AdEMAMix`."""
 
-    _numbers = {"step": 0.0}  # noqa: RUF012
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
-        alpha: float = 2.0,
-        beta3_warmup: int | None = None,
-        alpha_warmup: int | None = None,
-        eps: float = 1e-8,
-        weight_decay: float = 0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            alpha=alpha,
-            beta3_warmup=beta3_warmup,
-            alpha_warmup=alpha_warmup,
-            eps=eps,
-            weight_decay=weight_decay,
-            foreach=foreach,
-            maximize=maximize,
-            differentiable=differentiable,
-            fused=fused,
-        )
+    _numbers: ClassVar[dict[str, float]] = {"step": 0.0}
+    _given: ClassVar[dict[str, Any]] = {
+        "lr": 1e-3,
+        "betas": (0.9, 0.999, 0.9999),
+        "alpha": 2.0,
+        "beta3_warmup": None,
+        "alpha_warmup": None,
+        "eps": 1e-8,
+        "weight_decay": 0,
+    }
 
     def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
         return "exp_avg_fast", "exp_avg_slow", "exp_avg_sq"
@@ -132,3 +110,4 @@ class AdEMAMix(FusedStep, ForLoop):
     """
 
     _rule = "ademamix"
+    _arguments = FUSED | OWN

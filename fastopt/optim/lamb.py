@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
+from ..arguments import FUSED, OWN
 from ._fused import FusedStep
 from ._loop import Loop, counted, norm
 
@@ -16,35 +16,14 @@ class ForLoop(Loop):
     """The path of what the engine does not take: see :class:`LAMB`."""
 
     _numbers: ClassVar[dict[str, float]] = {"step": 0.0}
-
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0,
-        bias_correction: bool = True,
-        always_adapt: bool = True,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            bias_correction=bias_correction,
-            always_adapt=always_adapt,
-            foreach=foreach,
-            maximize=maximize,
-            differentiable=differentiable,
-            fused=fused,
-        )
+    _given: ClassVar[dict[str, Any]] = {
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-6,
+        "weight_decay": 0,
+        "bias_correction": True,
+        "always_adapt": True,
+    }
 
     def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
@@ -100,8 +79,8 @@ class LAMB(FusedStep, ForLoop):
         state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
             passes around the update and compact formats, see :class:`Adam`.
 
-    A DTensor's norms go over all of its parts. FSDP1's flat parameters and ZeRO's parts are not
-    whole tensors: shard with FSDP2.
+    A DTensor's norms go over all of its parts. Of FSDP1's flat parameters, which are no whole
+    tensors, they would not, of which a warning tells: shard with FSDP2.
 
     State per parameter: `step` (0-d), `exp_avg` and `exp_avg_sq`, like the parameter.
 
@@ -113,3 +92,4 @@ class LAMB(FusedStep, ForLoop):
     """
 
     _rule = "lamb"
+    _arguments = FUSED | OWN

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
+from ..arguments import FUSED, OWN
 from ._fused import FusedStep
 from ._loop import Loop, norm
 
@@ -15,38 +15,20 @@ from ._loop import Loop, norm
 class ForLoop(Loop):
     """The path of what the engine does not take: see :class:`LARS`."""
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1.0,
-        momentum: float = 0.9,
-        weight_decay: float = 0,
-        nesterov: bool = False,
-        trust_coefficient: float = 1e-3,
-        eps: float = 0,
-        always_adapt: bool = True,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        if nesterov and momentum <= 0:
+    _given: ClassVar[dict[str, Any]] = {
+        "lr": 1.0,
+        "momentum": 0.9,
+        "weight_decay": 0,
+        "nesterov": False,
+        "trust_coefficient": 1e-3,
+        "eps": 0,
+        "always_adapt": True,
+    }
+
+    def _check(self, defaults: dict[str, Any]) -> None:
+        if defaults["nesterov"] and not defaults["momentum"] > 0:
             raise ValueError("Nesterov momentum requires a momentum")
-        super().__init__(
-            params,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-            trust_coefficient=trust_coefficient,
-            eps=eps,
-            always_adapt=always_adapt,
-            foreach=foreach,
-            maximize=maximize,
-            differentiable=differentiable,
-            fused=fused,
-        )
+        super()._check(defaults)
 
     def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("momentum_buffer",) if group["momentum"] != 0 else ()
@@ -101,8 +83,8 @@ class LARS(FusedStep, ForLoop):
         state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
             passes around the update and compact formats, see :class:`Adam`.
 
-    A DTensor's norms go over all of its parts. FSDP1's flat parameters and ZeRO's parts are not
-    whole tensors: shard with FSDP2.
+    A DTensor's norms go over all of its parts. Of FSDP1's flat parameters, which are no whole
+    tensors, they would not, of which a warning tells: shard with FSDP2.
 
     State per parameter: `momentum_buffer`, like the parameter, if momentum != 0.
 
@@ -114,3 +96,4 @@ class LARS(FusedStep, ForLoop):
     """
 
     _rule = "lars"
+    _arguments = FUSED | OWN

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
+from ..arguments import FUSED, OWN
 from ._fused import FusedStep
 from ._loop import Loop
 
@@ -14,28 +14,7 @@ from ._loop import Loop
 class ForLoop(Loop):
     """The path of what the engine does not take: see :class:`Lion`."""
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            weight_decay=weight_decay,
-            foreach=foreach,
-            maximize=maximize,
-            differentiable=differentiable,
-            fused=fused,
-        )
+    _given: ClassVar[dict[str, Any]] = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0}
 
     def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("exp_avg",)
@@ -86,3 +65,4 @@ class Lion(FusedStep, ForLoop):
     """
 
     _rule = "lion"
+    _arguments = FUSED | OWN

@@ -7,13 +7,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
 from .. import precision
+from ..arguments import FUSED, OWN
 from ..plan import version
 from ._fused import FusedStep
 from ._loop import Loop, counted
@@ -22,14 +22,15 @@ from ._loop import Loop, counted
 class Averaging(Loop):
     """What both for-loops share: z beside the parameter, the weight of a step, the two modes."""
 
-    _numbers = {"step": 0.0, "lr_max": -1.0, "weight_sum": 0.0}  # noqa: RUF012
+    _numbers: ClassVar[dict[str, float]] = {"step": 0.0, "lr_max": -1.0, "weight_sum": 0.0}
 
-    def __init__(self, params: ParamsT, **defaults: Any) -> None:
+    def _check(self, defaults: dict[str, Any]) -> None:
         beta = pull(defaults)
         if not 0 < beta < 1:  # at 0, the average could not be had from the parameter
             name = "momentum" if "momentum" in defaults else "beta parameter at index 0"
             raise ValueError(f"Invalid {name}: {beta}")
-        super().__init__(params, **defaults, train_mode=True)
+        super()._check(defaults)
+        defaults["train_mode"] = True
 
     def _begin(self, name: str, p: Tensor) -> Tensor:
         return p.detach().clone() if name == "z" else super()._begin(name, p)
@@ -99,34 +100,14 @@ def averaged(group: dict[str, Any], state: dict[str, Tensor]) -> tuple[float, fl
 class SGDForLoop(Averaging):
     """The path of what the engine does not take: see :class:`SGDScheduleFree`."""
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 1.0,
-        momentum: float = 0.9,
-        weight_decay: float = 0,
-        warmup_steps: int = 0,
-        r: float = 0.0,
-        weight_lr_power: float = 2.0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            r=r,
-            weight_lr_power=weight_lr_power,
-            foreach=foreach,
-            maximize=maximize,
-            differentiable=differentiable,
-            fused=fused,
-        )
+    _given: ClassVar[dict[str, Any]] = {
+        "lr": 1.0,
+        "momentum": 0.9,
+        "weight_decay": 0,
+        "warmup_steps": 0,
+        "r": 0.0,
+        "weight_lr_power": 2.0,
+    }
 
     def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
         return ("z",)
@@ -144,36 +125,15 @@ class SGDForLoop(Averaging):
 class AdamWForLoop(Averaging):
     """The path of what the engine does not take: see :class:`AdamWScheduleFree`."""
 
-    def __init__(
-        self,
-        params: ParamsT,
-        lr: float | Tensor = 0.0025,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0,
-        warmup_steps: int = 0,
-        r: float = 0.0,
-        weight_lr_power: float = 2.0,
-        *,
-        foreach: bool | None = None,
-        maximize: bool = False,
-        differentiable: bool = False,
-        fused: bool | None = None,
-    ) -> None:
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            r=r,
-            weight_lr_power=weight_lr_power,
-            foreach=foreach,
-            maximize=maximize,
-            differentiable=differentiable,
-            fused=fused,
-        )
+    _given: ClassVar[dict[str, Any]] = {
+        "lr": 0.0025,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0,
+        "warmup_steps": 0,
+        "r": 0.0,
+        "weight_lr_power": 2.0,
+    }
 
     def _states(self, group: dict[str, Any]) -> tuple[str, ...]:
         return "z", "exp_avg_sq"
@@ -268,6 +228,7 @@ class SGDScheduleFree(ScheduleFreeStep, SGDForLoop):
     """
 
     _rule = "sgd_schedulefree"
+    _arguments = FUSED | OWN
 
 
 class AdamWScheduleFree(ScheduleFreeStep, AdamWForLoop):
@@ -326,3 +287,4 @@ class AdamWScheduleFree(ScheduleFreeStep, AdamWForLoop):
     """
 
     _rule = "adamw_schedulefree"
+    _arguments = FUSED | OWN
