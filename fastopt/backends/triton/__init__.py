@@ -1,6 +1,6 @@
 """Triton: whether it can be used, found out without importing it; its modules import it.
 
-`rules` holds one function a rule; `kernel` the kernels that take it, of `streams` in `formats`;
+`rules` holds one file a rule; `kernel` the kernels that take it, of `streams` in `formats`;
 `slots`, `bucket` and `tables` what they read; `launch` the step. See docs/gpu.md.
 """
 

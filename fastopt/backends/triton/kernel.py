@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from .formats import WORDS, decode, mix64, narrow, second_plane, stored_as, words, words_used
-from .rules import divide, lerp, rounded
+from .rules.arithmetic import divide, lerp, rounded
 from .streams import ANY, FULL, VECTORS, closed, elements, opened
 
 # SCALER, from Scaler.mode; 0 where there is no GradScaler.
