@@ -5,10 +5,7 @@ instruction sets; layouts, shared memory, refusals, passes, checkpoints; torch's
 from __future__ import annotations
 
 import copy
-import inspect
-import pickle
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,18 +20,11 @@ from support import (
     values,
 )
 from torch import Tensor
-from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+from whole import SHAPES, make, pair, refuses
 
 import fastopt
 from fastopt import _core, rules
 
-# Vectors, small matrices by tiles and with a tail, rows of less and more than 16, single rows and
-# columns, several units, several matrices of several units.
-SHAPES = [
-    *[(), (1,), (7,), (40_000,), (3, 3), (1, 9), (9, 1), (1, 1), (5, 17), (17, 5), (70, 3)],
-    *[(4, 3, 3), (9, 5, 3, 3), (70, 2, 1, 1), (3, 2, 7, 7), (2, 3, 20, 33), (64, 64)],
-    *[(1, 40_000), (40_000, 1), (300, 200), (2, 260, 170)],
-]
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "lr": {"lr": 0.3},
@@ -47,19 +37,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "d": {"d": 3.0},
     "everything": {"lr": 0.1, "weight_decay": 0.1, "maximize": True, "d": 2.0, "eps": (None, 0.1)},
 }
-INFO = next(info for info in optim_db if info.optim_cls is torch.optim.Adafactor)
 # A change of a parameter, of its largest one: in float32 the sums in torch are what is less exact.
 CLOSE = {torch.float32: 2e-5, torch.float64: 1e-11, torch.bfloat16: 0.03, torch.float16: 0.05}
-
-
-def make(cls: Any, dtype: torch.dtype = torch.float32, **options: Any) -> torch.optim.Optimizer:
-    params = [torch.nn.Parameter(values(s, dtype, seed=i)) for i, s in enumerate(SHAPES)]
-    made: torch.optim.Optimizer = cls(params, **copy.deepcopy(options))
-    return made
-
-
-def pair(dtype: torch.dtype = torch.float32, **options: Any) -> list[torch.optim.Optimizer]:
-    return [make(cls, dtype, **options) for cls in (fastopt.Adafactor, torch.optim.Adafactor)]
 
 
 def assert_close(ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer) -> None:
@@ -91,7 +70,7 @@ def isas() -> Iterator[Callable[[str], None]]:
 @pytest.mark.parametrize("foreach", [False, True])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_steps(options: dict[str, Any], foreach: bool) -> None:
-    ours, theirs = pair(**options, foreach=foreach)
+    ours, theirs = pair("Adafactor", **options, foreach=foreach)
     for k in range(5):
         run(ours, 1, seed=k)
         run(theirs, 1, seed=k)
@@ -100,49 +79,10 @@ def test_steps(options: dict[str, Any], foreach: bool) -> None:
 
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
 def test_dtypes(dtype: torch.dtype) -> None:
-    ours, theirs = pair(dtype, weight_decay=0.1)
+    ours, theirs = pair("Adafactor", dtype, weight_decay=0.1)
     run(ours, 3)
     run(theirs, 3)
     assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("kind", INFO.optim_inputs_func(device="cpu"), ids=lambda kind: kind.desc)
-def test_torchs_own_inputs(kind: Any) -> None:
-    ours, theirs = pair(**kind.kwargs)
-    run(ours, 3)
-    run(theirs, 3)
-    assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize(
-    "error",
-    INFO.optim_error_inputs_func(device="cpu", dtype=torch.float32),
-    ids=lambda error: error.optimizer_error_input.desc,
-)
-def test_errors(error: Any) -> None:
-    given, raised = error.optimizer_error_input, []
-    params = given.params if given.params is not None else [torch.nn.Parameter(torch.ones(1))]
-    at_once = error.error_on is OptimizerErrorEnum.CONSTRUCTION_ERROR
-    for cls in (fastopt.Adafactor, torch.optim.Adafactor):
-        failing = partial(cls, params, **given.kwargs)
-        if not at_once:
-            failing = failing().step
-            for p in params:
-                p.grad = torch.ones_like(p)
-        with pytest.raises(error.error_type, match=error.error_regex) as caught:
-            failing()
-        raised.append((caught.type, str(caught.value)))
-    assert raised[0] == raised[1]
-
-
-def test_signature() -> None:
-    ours = inspect.signature(fastopt.Adafactor).parameters
-    theirs = inspect.signature(torch.optim.Adafactor).parameters
-    assert list(ours)[: len(theirs)] == list(theirs)
-    assert all(ours[name].default == of.default for name, of in theirs.items())
-    assert make(fastopt.Adafactor).defaults == make(torch.optim.Adafactor).defaults
-    with pytest.raises(TypeError, match="state_bits"):
-        make(fastopt.Adafactor, state_bits=8)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -278,7 +218,7 @@ def test_a_refused_step_over_shared_memory() -> None:
 
 
 def test_a_shared_step_count() -> None:
-    ours, theirs = pair()
+    ours, theirs = pair("Adafactor")
     for optimizer in (ours, theirs):
         run(optimizer, 1)
         first, second, *_ = params_of(optimizer)[4:]
@@ -287,19 +227,9 @@ def test_a_shared_step_count() -> None:
     assert_close(ours, theirs)
 
 
-def test_missing_gradients() -> None:
-    ours, theirs = pair()
-    for k in range(4):
-        for optimizer in (ours, theirs):
-            for i, p in enumerate(params_of(optimizer)):
-                p.grad = values(p.shape, p.dtype, 9 * k + i) if (i + k) % 3 else None
-            optimizer.step()
-        assert_close(ours, theirs)
-
-
 def test_nonfinite_gradients() -> None:
     """NaN where torch has it."""
-    ours, theirs = pair()
+    ours, theirs = pair("Adafactor")
     for bad in (torch.inf, torch.nan):
         for optimizer in (ours, theirs):
             run(optimizer, 1)
@@ -316,20 +246,6 @@ def test_nonfinite_gradients() -> None:
     skipping.step()
     assert_same_state(skipping, before)
     assert skipping.skipped_steps == 1  # type: ignore[attr-defined]
-
-
-def refuses(optimizer: Any, match: str, error: type[Exception] = RuntimeError) -> None:
-    params = params_of(optimizer)
-    before = [p.detach().clone() for p in params]
-    states = [{n: copy.deepcopy(t) for n, t in optimizer.state.get(p, {}).items()} for p in params]
-    with pytest.raises(error, match=match):
-        optimizer.step()
-    for p, q, state in zip(params, before, states, strict=True):
-        assert_same_bits(p, q)
-        now = optimizer.state.get(p, {})
-        assert [*now] == [*state]
-        for name, t in state.items():
-            assert_same_bits(torch.as_tensor(now[name]), torch.as_tensor(t), name)
 
 
 @pytest.mark.parametrize("steps", [0, 2])
@@ -362,38 +278,6 @@ def test_a_refused_step_changes_nothing(steps: int) -> None:
     vast.grad = torch.ones_like(vast)
     optimizer.add_param_group({"params": [vast]})
     refuses(optimizer, "^Adafactor does not support complex parameters$")
-    with pytest.raises(ValueError, match="Adafactor has no state_bits"):
-        optimizer.add_param_group({"params": [torch.ones(3)], "state_bits": 8})
-
-
-@pytest.mark.parametrize("way", ["ours to torch", "torch to ours"])
-def test_state_dict(way: str) -> None:
-    ours, theirs = pair()
-    run(ours, 2)
-    run(theirs, 2)
-    fresh = pair()
-    source, target = (ours, fresh[1]) if way == "ours to torch" else (theirs, fresh[0])
-    run(target, 1, seed=77)
-    with torch.no_grad():
-        for p, q in zip(params_of(target), params_of(source), strict=True):
-            p.copy_(q)
-    target.load_state_dict(copy.deepcopy(source.state_dict()))
-    run(source, 2, seed=5)
-    run(target, 2, seed=5)
-    assert_close(target, source)
-    portable = ours.portable_state_dict()  # type: ignore[attr-defined]
-    assert [*portable["state"][4]] == ["step", "row_var", "col_var"]
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
-def test_copies(copied: Callable[[Any], Any]) -> None:
-    a = make(fastopt.Adafactor)
-    run(a, 2)
-    b = copied(a)
-    assert type(b) is type(a)
-    run(a, 2, seed=9)
-    run(b, 2, seed=9)
-    assert_same_state(a, b)
 
 
 def test_param_groups() -> None:
@@ -430,23 +314,6 @@ def test_empty() -> None:
     assert all(optimizer.state[p]["step"] == 2 for p in params)
 
 
-def test_closure_and_hooks() -> None:
-    optimizer = make(fastopt.Adafactor)
-    called = []
-    optimizer.register_step_pre_hook(lambda *_: called.append("before"))
-    optimizer.register_step_post_hook(lambda *_: called.append("after"))
-
-    def closure() -> float:
-        for p in params_of(optimizer):
-            p.grad = torch.ones_like(p)
-        called.append("closure")
-        return 2.5
-
-    assert optimizer.step(closure) == 2.5
-    assert called == ["before", "closure", "after"]
-    assert all(optimizer.state[p]["step"] == 1 for p in params_of(optimizer))
-
-
 def test_versions() -> None:
     """Autograd is told of what the core writes."""
     optimizer = make(fastopt.Adafactor)
@@ -481,7 +348,7 @@ def test_passes() -> None:
         torch.testing.assert_close(ours.state[p]["ema"], average, **close)  # type: ignore[arg-type]
         assert p.grad is not None
         assert not p.grad.any()
-    assert len(ours.stats()) == len(SHAPES)  # type: ignore[attr-defined]
+    assert len(ours.stats()) == len(SHAPES["Adafactor"])  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("strided", [False, True])
@@ -506,7 +373,7 @@ def test_grad_scaler(strided: bool) -> None:
 
 def test_explain_and_memory() -> None:
     optimizer = make(fastopt.Adafactor)
-    assert f"cpu: {len(SHAPES)} tensors" in str(fastopt.explain(optimizer))
+    assert f"cpu: {len(SHAPES['Adafactor'])} tensors" in str(fastopt.explain(optimizer))
     weighed = fastopt.memory([torch.empty(64, 32, requires_grad=True)], fastopt.Adafactor)
     assert (weighed.bytes["row_var"], weighed.bytes["col_var"]) == (4 * 64, 4 * 32)
 
@@ -517,7 +384,7 @@ def test_explain_and_memory() -> None:
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_batched(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTOPT_BACKEND", "triton")
-    ours, theirs = pair(**options)
+    ours, theirs = pair("Adafactor", **options)
     ours.add_param_group({"params": [torch.nn.Parameter(values((4, 6), torch.float32, 1))]})
     theirs.add_param_group({"params": [torch.nn.Parameter(values((4, 6), torch.float32, 1))]})
     assert "batched by shape" in str(fastopt.explain(ours))

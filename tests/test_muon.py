@@ -5,23 +5,18 @@ passes, checkpoints, copies; shared memory.
 from __future__ import annotations
 
 import copy
-import inspect
-import pickle
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from support import assert_same_state, params_of, run, values
-from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+from whole import SHAPES, make, pair, refuses
 
 import fastopt
 from fastopt import rules
 from fastopt.backends import batched, muon
 
-SHAPES = [(6, 6), (5, 9), (9, 5), (1, 7), (7, 1), (1, 1), (5, 9), (0, 3), (64, 48)]
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "lr": {"lr": 0.02},
@@ -35,20 +30,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "original": {"adjust_lr_fn": "original"},
     "match": {"adjust_lr_fn": "match_rms_adamw"},
 }
-INFO = next(info for info in optim_db if info.optim_cls is torch.optim.Muon)
 # bfloat16 has 8 bits: products summed in another order round apart now and then, which the
 # iteration, that enlarges small singular values, carries on. In units of the largest update.
 TOLERANCE = 0.05
-
-
-def make(cls: Any, dtype: torch.dtype = torch.float32, **options: Any) -> torch.optim.Optimizer:
-    params = [torch.nn.Parameter(values(s, dtype, seed=i)) for i, s in enumerate(SHAPES)]
-    made: torch.optim.Optimizer = cls(params, **copy.deepcopy(options))
-    return made
-
-
-def pair(dtype: torch.dtype = torch.float32, **options: Any) -> list[torch.optim.Optimizer]:
-    return [make(cls, dtype, **options) for cls in (fastopt.Muon, torch.optim.Muon)]
 
 
 def assert_close(ours: torch.optim.Optimizer, theirs: torch.optim.Optimizer, lr: float) -> None:
@@ -72,7 +56,7 @@ def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_steps(options: dict[str, Any]) -> None:
-    ours, theirs = pair(**options)
+    ours, theirs = pair("Muon", **options)
     for k in range(5):
         for optimizer in (ours, theirs):
             run(optimizer, 1, seed=k)
@@ -83,7 +67,7 @@ def test_steps(options: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_dtypes(dtype: torch.dtype) -> None:
-    ours, theirs = pair(dtype, lr=0.02)
+    ours, theirs = pair("Muon", dtype, lr=0.02)
     run(ours, 3)
     run(theirs, 3)
     assert_close(ours, theirs, 0.2)
@@ -97,54 +81,6 @@ def test_momentum_of_16_bits_stays() -> None:
     assert p.grad is not None
     expected = torch.zeros_like(p).lerp_(p.grad, 0.5)
     assert torch.equal(ours.state[p]["momentum_buffer"], expected)
-
-
-@pytest.mark.parametrize("kind", INFO.optim_inputs_func(device="cpu"), ids=lambda kind: kind.desc)
-def test_torchs_own_inputs(kind: Any) -> None:
-    ours, theirs = pair(**kind.kwargs)
-    run(ours, 3)
-    run(theirs, 3)
-    assert_close(ours, theirs, 0.02)
-
-
-@pytest.mark.parametrize(
-    "error",
-    INFO.optim_error_inputs_func(device="cpu", dtype=torch.float32),
-    ids=lambda error: error.optimizer_error_input.desc,
-)
-def test_errors(error: Any) -> None:
-    given, raised = error.optimizer_error_input, []
-    params = given.params if given.params is not None else [torch.nn.Parameter(torch.ones(1, 1))]
-    at_once = error.error_on is OptimizerErrorEnum.CONSTRUCTION_ERROR
-    for cls in (fastopt.Muon, torch.optim.Muon):
-        failing = partial(cls, params, **given.kwargs)
-        if not at_once:
-            failing = failing().step
-            for p in params:
-                p.grad = torch.ones_like(p)
-        with pytest.raises(error.error_type, match=error.error_regex) as caught:
-            failing()
-        raised.append((caught.type, str(caught.value)))
-    assert raised[0] == raised[1]
-
-
-def test_signature() -> None:
-    ours = inspect.signature(fastopt.Muon).parameters
-    theirs = inspect.signature(torch.optim.Muon).parameters
-    assert list(ours)[: len(theirs)] == list(theirs)
-    assert all(ours[name].default == of.default for name, of in theirs.items())
-    assert "state_bits" not in ours
-    assert make(fastopt.Muon).defaults == make(torch.optim.Muon).defaults
-
-
-def test_no_compact_formats() -> None:
-    with pytest.raises(TypeError, match="state_bits"):
-        make(fastopt.Muon, state_bits=8)
-    optimizer = make(fastopt.Muon)
-    group = {"params": [torch.ones(2, 2)], "master_weight_bits": 24}
-    with pytest.raises(ValueError, match=r"Muon has no master_weight_bits.*max_grad_norm"):
-        optimizer.add_param_group(group)
-    assert len(optimizer.param_groups) == 1
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (24, 60), (60, 24)], ids=str)
@@ -222,22 +158,6 @@ def test_shared_memory() -> None:
     torch.testing.assert_close(*made, rtol=1e-5, atol=3 * 0.1 * TOLERANCE)
 
 
-def test_missing_gradients() -> None:
-    ours, theirs = pair(lr=0.1)
-    for k in range(4):
-        for optimizer in (ours, theirs):
-            params = params_of(optimizer)
-            for i, p in enumerate(params):
-                p.grad = values(p.shape, p.dtype, 9 * k + i) if (i + k) % 3 else None
-            optimizer.step()
-        assert_close(ours, theirs, 0.5)
-    for p in params_of(ours):
-        p.grad = None
-    before = copy.deepcopy(ours)
-    ours.step()
-    assert_same_state(ours, before)
-
-
 def test_param_groups() -> None:
     made = []
     for cls in (fastopt.Muon, torch.optim.Muon):
@@ -251,50 +171,6 @@ def test_param_groups() -> None:
     assert_close(*made, 1.0)
 
 
-@pytest.mark.parametrize("way", ["ours to torch", "torch to ours"])
-def test_state_dict(way: str) -> None:
-    ours, theirs = pair(lr=0.1)
-    run(ours, 2)
-    run(theirs, 2)
-    fresh = pair(lr=0.1)
-    source, target = (ours, fresh[1]) if way == "ours to torch" else (theirs, fresh[0])
-    run(target, 1, seed=77)
-    with torch.no_grad():
-        for p, q in zip(params_of(target), params_of(source), strict=True):
-            p.copy_(q)
-    target.load_state_dict(copy.deepcopy(source.state_dict()))
-    run(source, 2, seed=5)
-    run(target, 2, seed=5)
-    assert_close(target, source, 0.5)
-    portable = ours.portable_state_dict()  # type: ignore[attr-defined]
-    assert [*portable["state"][0]] == ["momentum_buffer"]
-
-
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))])
-def test_copies(copied: Callable[[Any], Any]) -> None:
-    a = make(fastopt.Muon, lr=0.1)
-    run(a, 2)
-    b = copied(a)
-    assert type(b) is type(a)
-    run(a, 2, seed=9)
-    run(b, 2, seed=9)
-    assert_same_state(a, b)
-
-
-def assert_refuses(optimizer: Any, error: type[Exception], match: str) -> None:
-    before = [p.detach().clone() for p in params_of(optimizer)]
-    states = copy.deepcopy([optimizer.state.get(p) for p in params_of(optimizer)])
-    with pytest.raises(error, match=match):
-        optimizer.step()
-    for p, q in zip(params_of(optimizer), before, strict=True):
-        assert torch.equal(p, q)
-    for p, state in zip(params_of(optimizer), states, strict=True):
-        now = optimizer.state.get(p)
-        assert (now is None) == (state is None)
-        for name, t in (state or {}).items():
-            torch.testing.assert_close(now[name], t, equal_nan=True, rtol=0, atol=0)
-
-
 @pytest.mark.parametrize("steps", [0, 2])
 def test_a_refused_step_changes_nothing(steps: int) -> None:
     optimizer = make(fastopt.Muon)
@@ -303,33 +179,33 @@ def test_a_refused_step_changes_nothing(steps: int) -> None:
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.param_groups[0]["ns_steps"] = 100
-    assert_refuses(optimizer, ValueError, "Number of steps must be less than 100")
+    refuses(optimizer, "Number of steps must be less than 100", ValueError)
     optimizer.param_groups[0]["ns_steps"] = 5
     optimizer.param_groups[0]["ns_coefficients"] = (1.0, 2.0)
-    assert_refuses(optimizer, ValueError, "exactly 3 values")
+    refuses(optimizer, "exactly 3 values", ValueError)
     optimizer.param_groups[0]["ns_coefficients"] = (1.0, 2.0, 3.0)
     params[-1].grad = torch.ones_like(params[-1]).to_sparse()
-    assert_refuses(optimizer, RuntimeError, "^Muon does not support sparse gradients$")
+    refuses(optimizer, "^Muon does not support sparse gradients$", RuntimeError)
     params[-1].grad = torch.ones_like(params[-1])
     last = params[-1]
     for wrong in (torch.ones(3, 3), torch.ones_like(last).double(), 3.0):
         kept = optimizer.state.get(last)
         optimizer.state[last] = {"momentum_buffer": wrong}
-        assert_refuses(optimizer, RuntimeError, "its state 'momentum_buffer'.*No parameter was")
+        refuses(optimizer, "its state 'momentum_buffer'.*No parameter was", RuntimeError)
         optimizer.state[last] = kept or {}
     vector = torch.nn.Parameter(torch.ones(3))
     vector.grad = torch.ones(3)
     optimizer.add_param_group({"params": [vector]})
-    assert_refuses(optimizer, ValueError, "must be a 2D matrix")
+    refuses(optimizer, "must be a 2D matrix", ValueError)
     vector.grad = None
     vast = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
     vast.grad = torch.ones_like(vast)
     optimizer.add_param_group({"params": [vast]})
-    assert_refuses(optimizer, RuntimeError, "^Muon does not support complex parameters$")
+    refuses(optimizer, "^Muon does not support complex parameters$", RuntimeError)
 
 
 def test_nonfinite_gradients() -> None:
-    ours, theirs = pair(lr=0.1)
+    ours, theirs = pair("Muon", lr=0.1)
     for optimizer in (ours, theirs):
         run(optimizer, 1)
         bad = params_of(optimizer)[1]
@@ -344,24 +220,6 @@ def test_nonfinite_gradients() -> None:
     skipping.step()
     assert_same_state(skipping, before)
     assert skipping.skipped_steps == 1  # type: ignore[attr-defined]
-
-
-def test_closure_and_hooks() -> None:
-    optimizer = make(fastopt.Muon)
-    called = []
-    optimizer.register_step_pre_hook(lambda *_: called.append("before"))
-    optimizer.register_step_post_hook(lambda *_: called.append("after"))
-
-    def closure() -> float:
-        assert torch.is_grad_enabled()
-        for p in params_of(optimizer):
-            p.grad = torch.ones_like(p)
-        called.append("closure")
-        return 2.5
-
-    assert optimizer.step(closure) == 2.5
-    assert called == ["before", "closure", "after"]
-    assert all("momentum_buffer" in optimizer.state[p] for p in params_of(optimizer))
 
 
 def test_passes() -> None:
@@ -387,7 +245,7 @@ def test_passes() -> None:
         ema = ours.state[p]["ema"]
         torch.testing.assert_close(ema, average, rtol=1e-5, atol=3 * 0.1 * TOLERANCE)
         assert not p.grad.any()  # type: ignore[union-attr]
-    assert len(ours.stats()) == len(SHAPES)  # type: ignore[attr-defined]
+    assert len(ours.stats()) == len(SHAPES["Muon"])  # type: ignore[attr-defined]
 
 
 def test_grad_scaler() -> None:
@@ -408,7 +266,7 @@ def test_grad_scaler() -> None:
 
 
 def test_backend_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, theirs = pair(lr=0.1)
+    ours, theirs = pair("Muon", lr=0.1)
     run(ours, 1)
     assert "batched: 9 tensors" in str(fastopt.explain(ours))
     run(theirs, 1)

@@ -5,6 +5,7 @@ is agreed on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
@@ -231,8 +232,29 @@ def check_partial_gradients() -> None:
     same(whole.detach(), part.detach(), "parameter")
 
 
+def check_modes() -> None:
+    """Averages in and out of the parameters, corrections with them; one shard is empty."""
+    mesh = init_device_mesh("cpu", (2,))
+    formats = {"master_weight_bits": 24, "state_bits": 8, "min_8bit_size": 64}
+    for cls, shape in product((fastopt.SGDScheduleFree, fastopt.AdamWScheduleFree), SHARDED):
+        for dtype, asked in ((torch.float32, {}), (torch.bfloat16, {}), (torch.bfloat16, formats)):
+            whole = torch.nn.Parameter(values(shape, dtype, seed=0))
+            part = torch.nn.Parameter(distribute_tensor(whole.detach().clone(), mesh, [Shard(0)]))
+            alone, together = cls([whole], **asked), cls([part], **asked)
+            for k in range(3):
+                whole.grad = values(shape, dtype, seed=1 + k)
+                part.grad = distribute_tensor(whole.grad, mesh, [Shard(0)])
+                alone.step()
+                together.step()
+            for mode in ("eval", "train"):
+                getattr(alone, mode)()
+                getattr(together, mode)()
+                same(whole.detach(), part.detach(), f"{cls.__name__} {dtype} {mode}")
+
+
+SHARDED = [(8, 64), (1, 64)]
 CHECKS: dict[int, list[Callable[[], None]]] = {
-    2: [check_layouts, check_norm_group, check_partial_gradients],
+    2: [check_layouts, check_norm_group, check_partial_gradients, check_modes],
     4: [check_layouts, check_agreement, check_averages],
 }
 
