@@ -19,7 +19,7 @@ from .composition import ARGUMENTS as PASSES
 from .data import load_digits
 from .optimizers import OPTIMIZERS
 from .options import QUICK_IMAGES, parser
-from .train import WARM_UP_STEPS, Settings, train_pair
+from .train import WARM_UP_STEPS, Settings, observe, train_pair
 
 
 def progress_bars(console: Console) -> Progress:
@@ -45,7 +45,7 @@ def find_learning_rates(
                 on_step = partial(progress.advance, task)
                 curve = lr_find.range_test(net, optimizer, settings, train, on_step)
                 curves[net, optimizer] = curve
-                progress.update(task, total=len(curve.rates))
+                progress.update(task, total=len(curve.lrs))
     for (net, optimizer), curve in curves.items():
         console.print(f"{net}, {optimizer}: try --lr {curve.suggestion():.1g}")
     lr_find.plot(curves, args.out / "lr_find.png")
@@ -60,7 +60,7 @@ def compare(
     test: TensorDataset,
 ) -> None:
     """Train each net with each optimizer and both libraries, then write table, JSON, pictures."""
-    pairs = []
+    pairs, histories = [], {}
     with progress_bars(console) as progress:
         for net in args.nets:
             for optimizer in args.optimizers:
@@ -68,11 +68,16 @@ def compare(
                 on_step = partial(progress.advance, task)
                 learners = train_pair(net, optimizer, settings, train, on_step)
                 pairs.append(report.measure(net, optimizer, learners, test))
+                task = progress.add_task(f"{net}, {optimizer}: layers", total=settings.steps(train))
+                on_step = partial(progress.advance, task)
+                histories[net, optimizer] = observe(net, optimizer, settings, train, on_step)
     console.print(report.table(pairs), report.LEGEND)
     report.write_json(pairs, settings, args.out / "results.json")
     pictures.loss_curves(pairs, args.out / "loss_curves.png")
     pictures.times(pairs, args.out / "times.png")
-    console.print(f"Written to {args.out}: loss_curves.png, times.png, results.json")
+    pictures.layers(histories, args.out / "layers.png")
+    written = "loss_curves.png, times.png, layers.png, results.json"
+    console.print(f"Written to {args.out}: {written}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

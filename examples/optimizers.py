@@ -1,6 +1,8 @@
 """What a name on the command line stands for: LIBRARIES, OPTIMIZERS and SCHEDULES, then build."""
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import compress
+from operator import not_
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +19,9 @@ from torch.optim.lr_scheduler import (
 import fastopt
 
 from . import composition
+
+# A parameter, also with its name before it.
+Named = nn.Parameter | tuple[str, nn.Parameter]
 
 # The order is that of every table and picture: the reference first.
 LIBRARIES = ("torch", "fastopt")
@@ -78,7 +83,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, int], LRScheduler]] = {
 def build(
     library: str,
     name: str,
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[Named],
     overrides: Mapping[str, Any],
 ) -> Optimizer:
     """The optimizer ``name`` of ``library``, with ``overrides`` of its arguments (lr, ...).
@@ -91,15 +96,14 @@ def build(
     return made(library, name, parameters, overrides)
 
 
-def with_the_rest(
-    library: str, parameters: list[nn.Parameter], overrides: Mapping[str, Any]
-) -> Optimizer:
+def with_the_rest(library: str, parameters: list[Named], overrides: Mapping[str, Any]) -> Optimizer:
     """Muon for the matrices, as it takes nothing else, and AdamW for the rest: biases, filters.
 
     AdamW steps after Muon, and its learning rate follows the schedule of Muon's.
     """
-    muon = made(library, "muon", [p for p in parameters if p.ndim == 2], overrides)
-    others = [p for p in parameters if p.ndim != 2]
+    matrices = [(p[1] if isinstance(p, tuple) else p).ndim == 2 for p in parameters]
+    muon = made(library, "muon", [*compress(parameters, matrices)], overrides)
+    others = [*compress(parameters, map(not_, matrices))]
     if not others:
         return muon
     own = {n: value for n, value in overrides.items() if n in composition.ARGUMENTS}
@@ -120,7 +124,7 @@ def with_the_rest(
 def made(
     library: str,
     name: str,
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[Named],
     overrides: Mapping[str, Any],
 ) -> Optimizer:
     choice = OPTIMIZERS[name]

@@ -1,9 +1,11 @@
-"""The demo's pictures, as PNG files: loss_curves, times."""
+"""The demo's pictures, as PNG files: loss_curves, times, layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from fastopt.insight import History
 
 from .report import Pair
 
@@ -74,4 +76,14 @@ def times(pairs: Sequence[Pair], path: Path) -> None:
     axes.set_xlabel("median time of one optimizer.step, microseconds (shorter is better)")
     figure.legend(loc="outside upper right", ncols=2)
     figure.suptitle("Time in the optimizer")
+    figure.savefig(path, dpi=120)
+
+
+def layers(histories: Mapping[tuple[str, str], History], path: Path) -> None:
+    """What fastopt's steps did to each parameter: a row per net and optimizer."""
+    figure = Figure(figsize=(11, 2.8 * len(histories) + 0.5), layout="constrained")
+    parts = figure.subfigures(len(histories), 1, squeeze=False)[:, 0]
+    for ((net, optimizer), history), part in zip(histories.items(), parts, strict=True):
+        history.plot(part.subplots(1, 3))
+        part.suptitle(f"{net}, {optimizer}")
     figure.savefig(path, dpi=120)

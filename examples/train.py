@@ -1,9 +1,9 @@
-"""Training in lock-step: Settings, Learner (a net and its optimizer), its nets, train_pair."""
+"""Training: Settings, Learner (a net and its optimizer), train_pair in lock-step, observe."""
 
 import copy
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import TensorDataset
+
+from fastopt.insight import History, watch
 
 from .composition import averaged
 from .data import batches
@@ -129,15 +131,39 @@ def train_pair(
     learners = {library: learner(library, copy.deepcopy(initial)) for library in LIBRARIES}
     turn = list(learners.values())
     learners[CONTROL] = learner("torch", nudged(initial))
-    for images, labels in batches(
-        train,
-        batch_size=settings.batch_size,
-        epochs=settings.epochs,
-        augmentations=settings.augmentations,
-        seed=settings.seed,
-    ):
+    for images, labels in _batches(settings, train):
         for each in (*turn, learners[CONTROL]):
             each.learn(images, labels)
         turn.reverse()
         on_step()
     return learners
+
+
+def observe(
+    net: str,
+    optimizer: str,
+    settings: Settings,
+    train: TensorDataset,
+    on_step: Callable[[], object],
+) -> History:
+    """Train with fastopt once more, untimed: what each step did to each parameter."""
+    model = new_net(net, settings.seed)
+    tracked = {**settings.overrides, "track_stats": True}
+    built = build("fastopt", optimizer, model.named_parameters(), tracked)
+    schedule = SCHEDULES[settings.schedule](built, settings.steps(train))
+    learner, history = Learner(model, built, schedule), History()
+    with watch(built, history):
+        for images, labels in _batches(settings, train):
+            learner.learn(images, labels)
+            on_step()
+    return history
+
+
+def _batches(settings: Settings, train: TensorDataset) -> Iterator[tuple[Tensor, Tensor]]:
+    return batches(
+        train,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        augmentations=settings.augmentations,
+        seed=settings.seed,
+    )

@@ -31,7 +31,7 @@ if not getattr(sys, "_is_gil_enabled", lambda: True)():
         "setting, importing fastopt turns it on"
     )
 
-from . import functional, optim
+from . import functional, insight, optim
 from .explain import explain
 from .memory import memory
 from .optim import *  # noqa: F403 - every optimizer class
@@ -45,6 +45,6 @@ from torch.optim import *  # type: ignore[assignment]  # noqa: E402, F403
 from .optim import *  # noqa: E402, F403
 
 __version__ = "0.1.0"
-__all__ = ["explain", "functional", "memory", "patch"]
+__all__ = ["explain", "functional", "insight", "memory", "patch"]
 __all__ += optim.__all__
 __all__ += torch.optim.__all__

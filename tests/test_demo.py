@@ -222,7 +222,7 @@ def test_demo_end_to_end(
         ]
         assert second[2:5] == ["fastopt", f"{ours['test_accuracy']:.1%}", f"{max(gaps):.1e}"]
         assert second[-1] == f"{ratio:.2f}x"
-    for name in ("loss_curves.png", "times.png"):
+    for name in ("loss_curves.png", "times.png", "layers.png"):
         picture = matplotlib.image.imread(tmp_path / name)
         assert min(picture.shape[:2]) > 300
         assert picture[..., :3].std() > 0.05, "not a blank page"
@@ -265,8 +265,8 @@ def test_lr_find_suggests_a_rate_that_learns() -> None:
     settings = Settings(1, 32, seed=0, schedule="none", augmentations=(), overrides={})
     curve = lr_find.range_test("conv", "sgd", settings, train, lambda: None)
     # How soon it diverges, and so ends, hangs on rounding.
-    assert lr_find.STEPS / 2 < len(curve.rates) == len(curve.losses) <= lr_find.STEPS
-    assert curve.rates[0] == lr_find.LOWEST
+    assert lr_find.STEPS / 2 < len(curve.lrs) == len(curve.losses) <= lr_find.STEPS
+    assert curve.lrs[0] == pytest.approx(lr_find.LOWEST)
     assert 1e-3 < curve.suggestion() < 1e-1
 
 
