@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: test clients sanitize fuzz codegen matrix demo bench lint format clean
+.PHONY: test clients sanitize fuzz codegen matrix gpu demo bench lint format clean
 
 # FASTOPT_TESTS=all: every combination of cases, dtypes and options, where else a part of them is run.
 test: $(VENV)/.test
@@ -34,6 +34,13 @@ fuzz: $(VENV)/.test
 # What the Triton kernels compile to, for every GPU target; ARGS="--target sm_90 --quick" for a part.
 codegen: $(VENV)/.test
 	$(BIN)/python tests/codegen.py $(ARGS)
+
+# On a machine with a GPU: parity to the bit, the table, tiles, then what this GPU's kernels compile to.
+# Its own torch and Triton are used; result sets go to benchmarks/results/<device>.
+gpu: $(VENV)-gpu/.bench
+	$(VENV)-gpu/bin/python -m benchmarks gpu $(ARGS)
+	$(VENV)-gpu/bin/python -m benchmarks tuning $(ARGS)
+	$(VENV)-gpu/bin/python tests/codegen.py --target native
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo $(ARGS)
@@ -86,5 +93,10 @@ $(VENV)/.lint: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --editable ".[lint]"
 	touch $@
 
+$(VENV)-gpu/.bench: $(SOURCES)
+	$(PYTHON) -m venv --system-site-packages $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install --quiet --editable ".[bench]"
+	touch $@
+
 clean:
-	rm -rf build $(VENV)
+	rm -rf build $(VENV) $(VENV)-gpu

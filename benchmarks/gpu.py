@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,15 @@ def copy(problem: Problem) -> Step:
     return step
 
 
+def apex(cls: str, params: list[Tensor], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """NVIDIA apex's fused class, absent from a row where it has none or is not installed."""
+    classes = import_module("apex.optimizers")
+    found = getattr(classes, f"Fused{cls.replace('AdamW', 'Adam')}")
+    kind = {"adam_w_mode": cls == "AdamW"} if cls.startswith("Adam") else {}
+    optimizer: torch.optim.Optimizer = found(params, **options, **kind)
+    return optimizer
+
+
 def grouped(make: Maker, row: Row) -> Maker:
     """`make`'s optimizer over the row's groups of parameters."""
     fixed = {"capturable": True} if row.timing == "graph" else {}
@@ -138,8 +148,9 @@ def run_row(row: Row, plan: Plan, device: str = "cuda") -> Record:
         makers = ENTRANTS["passes"]
     else:
         problem = Problem(shapes, ALGORITHMS[row.algorithm], *about)
-        entrants = ("fastopt", *PEERS[row.against])
-        makers = {name: grouped(MAKERS[name], row) for name in entrants}
+        entrants = {name: MAKERS[name] for name in ("fastopt", *PEERS[row.against])}
+        entrants |= {"torch.foreach": MAKERS["torch.foreach"], "apex": apex}
+        makers = {name: grouped(make, row) for name, make in entrants.items()}
     # How torch rounds on a GPU is not known here: what it computes is timed whatever it is.
     coarse = dict.fromkeys(makers.keys() - {"fastopt"}, inf)
     how: dict[str, Any] = {"clock": CLOCKS[row.timing], "floor": copy}
@@ -166,25 +177,27 @@ def parity(device: str) -> list[Record]:
     return found
 
 
-def checked() -> Record:
-    """The device and what the checks found there; ends the program where there is none."""
+def on_a_gpu(kind: str) -> Record:
+    """The device and where its results go; ends the program where there is none."""
     if not torch.cuda.is_available():
-        raise SystemExit("benchmarks gpu needs a GPU: torch.cuda.is_available() is False")
+        raise SystemExit(f"benchmarks {kind} needs a GPU: torch.cuda.is_available() is False")
     if missing() or os.environ.get("TRITON_INTERPRET") == "1":
         why = missing() or "TRITON_INTERPRET is 1"
-        raise SystemExit(f"benchmarks gpu needs Triton, not interpreted: {why}")
-    index = torch.cuda.current_device()
-    about = torch.cuda.get_device_properties(index)
-    checks = parity(f"cuda:{index}")
-    failed = [check for check in checks if check.get("differing") != 0]
-    said = f"parity with the CPU engine: {len(checks)} checks, {len(failed)} failed"
+        raise SystemExit(f"benchmarks {kind} needs Triton, not interpreted: {why}")
+    about = torch.cuda.get_device_properties(torch.cuda.current_device())
     return {
         "device": {"name": about.name, "memory": about.total_memory},
-        "parity": checks,
-        "failed": failed,
-        "notes": [said, *map(str, failed)],
-        "out": f"benchmarks/results/{about.name.lower().replace(' ', '-')}.json",
+        "out": f"benchmarks/results/{about.name.lower().replace(' ', '-')}/{kind}.json",
     }
+
+
+def checked() -> Record:
+    """The device and what the checks of parity found there."""
+    found = on_a_gpu("gpu")
+    checks = parity(f"cuda:{torch.cuda.current_device()}")
+    failed = [check for check in checks if check.get("differing") != 0]
+    said = f"parity with the CPU engine: {len(checks)} checks, {len(failed)} failed"
+    return found | {"parity": checks, "failed": failed, "notes": [said, *map(str, failed)]}
 
 
 QUESTION = Question(

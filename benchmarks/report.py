@@ -23,6 +23,7 @@ from benchmarks import (
     sharded,
     tail,
     train,
+    tuning,
 )
 from benchmarks.record import Record
 from benchmarks.session import heading, markdown, notes
@@ -34,6 +35,7 @@ MEASURED = (
     rules,
     compact,
     gpu,
+    tuning,
     peers,
     tail,
     sharded,

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from fastopt import _core
 from fastopt.backends.triton import missing
@@ -351,18 +352,36 @@ def table(codes: list[Code]) -> pd.DataFrame:
     return cells.reset_index().astype(str)
 
 
+def native() -> str:
+    """The target that this machine's GPU is; ends the program where that is none."""
+    if not torch.cuda.is_available():
+        raise SystemExit("--target native needs a GPU: torch.cuda.is_available() is False")
+    about = torch.cuda.get_device_properties(torch.cuda.current_device())
+    name = f"sm_{about.major}{about.minor}"
+    if torch.version.hip:
+        name = about.gcnArchName.partition(":")[0]
+    known = [target.name for target in TARGETS]
+    if name not in known:
+        raise SystemExit(
+            f"no target for {about.name}, {name}: add its data sheet's, beside {known}"
+        )
+    return name
+
+
 def main() -> int:
     """Print the table; 1 if any kernel is not as it must be."""
     parser = argparse.ArgumentParser(description=HELP)
     names = [target.name for target in TARGETS]
-    parser.add_argument("--target", action="append", choices=names, help="default: all of them")
+    targets = "native: this machine's GPU; default: all of them"
+    parser.add_argument("--target", action="append", choices=["native", *names], help=targets)
     parser.add_argument("--quick", action="store_true", help="one case in thirty-one")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     arguments = parser.parse_args()
     if missing() or os.environ.get("TRITON_INTERPRET") == "1":
         print(f"codegen needs Triton, not interpreted: {missing() or 'unset TRITON_INTERPRET'}")
         return 1
-    todo = cases([t for t in TARGETS if t.name in (arguments.target or t.name)])
+    chosen = [native() if name == "native" else name for name in arguments.target or names]
+    todo = cases([t for t in TARGETS if t.name in chosen])
     todo = todo[:: QUICK if arguments.quick else 1]
     if arguments.jobs <= 1:
         codes = [inspect(case) for case in todo]

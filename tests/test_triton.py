@@ -239,9 +239,11 @@ def test_a_kernel_that_does_not_compile(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_gpu_suite_without_a_gpu() -> None:
-    found = python("-m", "benchmarks", "gpu")
-    assert found.returncode != 0
-    assert "needs a GPU" in found.stdout + found.stderr
+    commands = [["-m", "benchmarks", kind] for kind in ("gpu", "tuning")]
+    for command in (*commands, [str(HERE / "codegen.py"), "--target", "native"]):
+        found = python(*command)
+        assert found.returncode != 0
+        assert "needs a GPU" in found.stdout + found.stderr
 
 
 @pytest.mark.parametrize("timed", ["device", "host"])
@@ -259,6 +261,22 @@ def test_the_gpu_suites_rows(timed: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert row["samples"].keys() >= {"fastopt", "floor"}
     shown = gpu.table({"rows": found})
     assert list(shown["groups"]) == [str(row.groups) for row in rows]
+
+
+@pytest.mark.parametrize("index", [0, 5])
+def test_the_tunings_rows(index: int) -> None:
+    """In whole tensors and in bytes; on CPU tensors, so that the tile is changed and never seen."""
+    from benchmarks import method, tuning
+    from fastopt.backends.triton import bucket
+
+    usual = {**bucket.TILES}, {**bucket.COMPACT_TILES}
+    row = tuning.ROWS[index]
+    found = {"id": row.id, **tuning.run_row(row, method.QUICK, "cpu", method.timed)}
+    assert (found["verdict"], found["wrong"], found["absent"]) == ("right", [], {})
+    assert len(found["samples"]) == 2 + len(tuning.WARPS) * len(tuning.BYTES)
+    assert usual == ({**bucket.TILES}, {**bucket.COMPACT_TILES})
+    shown = tuning.table({"rows": [found]})
+    assert shown["quickest"][0] == found["best"]
 
 
 def test_the_gpu_suite_says_what_is_not_in_parity(monkeypatch: pytest.MonkeyPatch) -> None:

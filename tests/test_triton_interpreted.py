@@ -207,6 +207,26 @@ def test_explain(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "copied to and from a dense layout" in second.reason
 
 
+@pytest.mark.parametrize("compact", [False, True])
+def test_the_tunings_tiles(compact: bool) -> None:
+    """Another tile within, the usual one after; the same bits of a step by either."""
+    from benchmarks.tuning import Row, tile
+
+    row = Row("", "", "fp32", 4, compact)
+    sizes, found = ([4, 4, 1, 1] if compact else [4, 4, 4, 4]), []
+    for warps, thread_bytes in ((1, 16), (8, 64)):
+        usual = bucket.lanes(sizes, 32, compact)
+        p = torch.nn.Parameter(torch.linspace(-1, 1, 5003))
+        p.grad = p.detach().sin()
+        made = fastopt.Adam([p], state_bits=8 if compact else None)
+        with tile(row, warps, thread_bytes):
+            assert bucket.lanes(sizes, 32, compact)["BLOCK"] == warps * 32 * thread_bytes // 4
+            made.step()
+        assert bucket.lanes(sizes, 32, compact) == usual
+        found.append(p.detach())
+    assert torch.equal(*found)
+
+
 def test_the_gpu_suites_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of tests/gpu_parity.py, all but graphs and streams, here on CPU tensors."""
     monkeypatch.setattr(gpu_parity, "SIZES", [0, 1, 5, BLOCK + 1])
