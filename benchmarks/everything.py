@@ -16,7 +16,7 @@ from rich.console import Console
 
 from benchmarks.session import add_isa
 
-HELP = "every measurement, its JSON, the pictures, the report, the README's tables"
+HELP = "every measurement, its JSON, the pictures, the report, the documents' tables"
 
 # By the name of their file: command and options, sized so that all but quality ended within 10
 # minutes on 2 cores, before compact joined; the whole has not been timed since.

@@ -1,11 +1,15 @@
-"""What is made from saved records: pictures, the README's tables, one self-contained HTML page."""
+"""What is made from saved records: tables for documents, machines side by side, the HTML page."""
 
 from __future__ import annotations
 
 import argparse
 import base64
+import re
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from markdown_it import MarkdownIt
 
 from benchmarks import (
@@ -28,7 +32,7 @@ from benchmarks import (
 from benchmarks.record import Record
 from benchmarks.session import heading, markdown, notes
 
-HELP = "pictures, the README's tables and one HTML page of saved records"
+HELP = "pictures, tables for documents and one HTML page of saved records, of several machines too"
 
 MEASURED = (
     cpu,
@@ -47,9 +51,12 @@ MEASURED = (
 )
 QUESTIONS = [measured.QUESTION for measured in MEASURED]
 TABLES = {question.kind: question.table for question in QUESTIONS}
-# What of them the README leaves out.
+# What of them documents leave out.
 DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
-IN_README = ("cpu", "rules", "compact", "tail", "sharded", "peers", "train", "quality")
+IN_DOCUMENTS = ("cpu", "rules", "compact", "tail", "sharded", "peers", "train", "quality")
+# Whose rows have one ratio each, which machines can be compared by.
+COMPARED = ("cpu", "rules", "compact", "tail")
+RATIO, BY = "ratio [quartiles]", ["work", "optimizer"]
 
 # Pictures are drawn for white; on a dark page their lightness is turned around, their hues kept.
 STYLE = """
@@ -73,14 +80,51 @@ ratios is too wide to claim anything) or wrong.
 """
 
 
-def readme(found: Record) -> str:
-    """The table of a record that the README shows."""
+def document(found: Record) -> str:
+    """The table of a record as documents show it."""
     shown = TABLES[found["kind"]](found).drop(columns=DETAILS, errors="ignore")
     if found["kind"] != "peers":
         return f"{heading(found)}\n{markdown(shown)}"
     versions = ", ".join(f"{name} {v or 'absent'}" for name, v in found["libraries"].items())
     shown = peers.side_by_side(found)
     return f"{heading(found)}\n{markdown(shown)}\nVersions: {versions}.\n"
+
+
+def side_by_side(records: Sequence[Record]) -> str:
+    """Of each kind with records of several machines or instruction sets a table, a column each."""
+    by_kind = defaultdict(list)
+    for found in records:
+        if found["kind"] in COMPARED:
+            by_kind[found["kind"]].append(found)
+    sections = []
+    for kind, several in by_kind.items():
+        if len(several) < 2:
+            continue
+        tables = []
+        for found in several:
+            table = TABLES[kind](found)
+            table["optimizer"] = table["optimizer"].str.replace(r", forced \w+", "", regex=True)
+            table[RATIO] += ", " + table["against"]
+            tables.append(table.set_index(BY)[RATIO].rename(record.device(found)))
+        joined = pd.concat(tables, axis=1).fillna("").reset_index()
+        sections.append(f"### {kind}, side by side\n\n{markdown(joined)}")
+    return "\n".join(sections)
+
+
+def filled(text: str, records: Sequence[Record]) -> str:
+    """A document whose tables stand between `<!-- table: KIND DEVICE -->` and `<!-- end -->`.
+
+    DEVICE is part of what a record's heading says it was measured on, where there are several.
+    """
+
+    def table(mark: re.Match[str]) -> str:
+        kind, _, device = mark[1].partition(" ")
+        for found in records:
+            if found["kind"] == kind and device in record.device(found):
+                return f"<!-- table: {mark[1]} -->\n\n{document(found)}\n<!-- end -->"
+        raise SystemExit(f"no record given of {mark[1]!r}, which the document has a table of")
+
+    return re.sub(r"<!-- table: (.*?) -->.*?<!-- end -->", table, text, flags=re.S)
 
 
 def page(records: list[tuple[Record, list[Path]]]) -> str:
@@ -94,6 +138,7 @@ def page(records: list[tuple[Record, list[Path]]]) -> str:
         facts = "; ".join(f"{name} {value}" for name, value in settings.items() if value)
         sections += [heading(found), *(_embedded(path) for path in pictures)]
         sections += [markdown(TABLES[found["kind"]](found)), notes(found), f"`{facts}`\n"]
+    sections.append(side_by_side([found for found, _ in records]))
     body = text.render("\n".join(sections))
     head = f"<meta charset='utf-8'><title>fastopt: benchmarks</title><style>{STYLE}</style>"
     return f"<!DOCTYPE html>\n<html lang='en'><head>{head}</head>\n<body>\n{body}</body></html>\n"
@@ -109,10 +154,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", type=record.saved, metavar="FILE.json")
     folder = "folder of report.html, tables.md and pictures"
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help=folder)
+    fill = "a document: put the tables where it has marks for them"
+    parser.add_argument(
+        "--fill", type=Path, action="append", default=[], metavar="FILE.md", help=fill
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Write it all, print the README's tables."""
+    """Write it all, print the documents' tables."""
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     records, tables = [], []
@@ -122,7 +171,12 @@ def main(arguments: argparse.Namespace) -> int:
             pictures.append(out / f"{path.stem}-{name}.png")
             figure.savefig(pictures[-1])
         records.append((found, pictures))
-        tables += [readme(found)] * (found["kind"] in IN_README)
+        tables += [document(found)] * (found["kind"] in IN_DOCUMENTS)
+    kept = [found for found, _ in records]
+    for path in arguments.fill:
+        path.write_text(filled(path.read_text(encoding="utf-8"), kept), encoding="utf-8")
+    if several := side_by_side(kept):
+        tables.append(several)
     (out / "tables.md").write_text("\n".join(tables))
     (out / "report.html").write_text(page(records))
     print("\n".join(tables))
