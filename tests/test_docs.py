@@ -1,5 +1,5 @@
-"""Every block of Python in the README and in docs/ is run, page by page and in order, in one namespace
-a page; what a page says that a block prints is compared with what it prints. Then the links.
+"""Every block of Python in the README and in docs/ is run, in order, in one namespace a page; what a
+page says that a block prints is compared with what it prints. Then the links.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def given_in_processes() -> dict[str, Any]:
     )
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
-    names = dict(dist=dist, fully_shard=fully_shard, model=Layered(), stage=Layered())
+    names = {"dist": dist, "fully_shard": fully_shard, "model": Layered(), "stage": Layered()}
     names["mesh"] = init_device_mesh("cpu", (2, 1), mesh_dim_names=("pipeline", "data"))
     # By default both ask for an accelerator.
     names["CPUOffloadPolicy"] = partial(CPUOffloadPolicy, pin_memory=False)

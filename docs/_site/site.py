@@ -1,9 +1,10 @@
 """What the site has beside the pages in docs/: a hook of mkdocs.
 
 - a page of the reference for each optimizer that `fastopt.optim` exports, and the lists of them;
-- CONTRIBUTING.md and CHANGELOG.md as pages;
-- the files outside docs/ that pages link to, under their own paths. So a link in a page is the one
-  that works where the repository is read as plain Markdown.
+- README.md, CONTRIBUTING.md and CHANGELOG.md as pages;
+- the files outside docs/ that pages link to, under their own paths; of a folder the name alone.
+
+So a link in a page is the one that works where the repository is read as plain Markdown.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import posixpath
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import docstrings
 
 ROOT = Path(__file__).parents[2]
-PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")
+PAGES = {path: path.lower() for path in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
+LINK = re.compile(r"\[([^\[\]]*)\]\(([^)\s:#]+)((?:#[^)\s]*)?)\)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -50,7 +50,7 @@ def rehomed(match: re.Match[str]) -> str:
     """A link of a file at the top, as one in docs/ has it."""
     path = match[2]
     inside = path.removeprefix("docs/") if path.startswith("docs/") else f"../{path}"
-    return f"{match[1]}{inside}{match[3]}"
+    return f"[{match[1]}]({inside}{match[3]})"
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
@@ -61,10 +61,13 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         target = posixpath.normpath(posixpath.join("docs", posixpath.dirname(here), match[2]))
         if target.startswith(("docs/", "../")):
             return match[0]
+        if (ROOT / target).is_dir():
+            return match[1]
         uri = PAGES.get(target, target)
         if uri == target and files.get_file_from_path(uri) is None and (ROOT / target).is_file():
             files.append(File.generated(config, uri, abs_src_path=str(ROOT / target)))
-        return f"{match[1]}{posixpath.relpath(uri, posixpath.dirname(here) or '.')}{match[3]}"
+        link = posixpath.relpath(uri, posixpath.dirname(here) or ".")
+        return f"[{match[1]}]({link}{match[3]})"
 
     markdown = LINK.sub(outside, markdown)
     if here == "reference/index.md":
