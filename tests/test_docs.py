@@ -1,4 +1,4 @@
-"""Every block of Python in the README and in docs/ is run, in order, in one namespace a page; what a
+"""Every block of Python in the README and in docs/ is run, in order, in a namespace a page; what a
 page says that a block prints is compared with what it prints. Then the links.
 """
 

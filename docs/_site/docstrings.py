@@ -20,6 +20,7 @@ PUBLIC = {
     "explain": "fastopt.explain.explain",
     "memory": "fastopt.memory.memory",
     "patch": "fastopt.patch.patch",
+    "Bucket": "fastopt.explain.Bucket",
     "Explanation": "fastopt.explain.Explanation",
     "Memory": "fastopt.memory.Memory",
     "ema_parameters": "fastopt.optim._average.Averages.ema_parameters",
@@ -110,13 +111,15 @@ def signature(name: str) -> str:
 
 def linked(match: re.Match[str]) -> str:
     name = match[1].removeprefix("fastopt.")
+    if name in ("functional", "rules"):
+        return f"[`fastopt.{name}`][fastopt.{name}]"
     if name in optimizers():
         return f"[`{name}`][fastopt.optim.{optimizers()[name]}.{name}]"
     return f"[`{name}`][{PUBLIC[name]}]" if name in PUBLIC else f"`{name}`"
 
 
 def as_markdown(text: str) -> str:
-    text = re.sub(r":(?:class|meth|attr|func):`([\w.]+)`", linked, text)
+    text = re.sub(r":(?:class|meth|attr|func|mod):`([\w.]+)`", linked, text)
     text = re.sub(r"::\n", ":\n", text)
     return re.sub(r"(?<![<(])https://\S+[\w/]", r"<\g<0>>", text)
 
