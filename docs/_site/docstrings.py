@@ -124,6 +124,11 @@ def as_markdown(text: str) -> str:
     return re.sub(r"(?<![<(])https://\S+[\w/]", r"<\g<0>>", text)
 
 
+def summary(name: str) -> str:
+    """The first line of an optimizer's docstring."""
+    return as_markdown(docstring(name).splitlines()[0])
+
+
 def listed(text: str) -> str:
     """Arguments as a list: a docstring names several at once, which griffe's parser does not."""
     found = re.search(r"^Args:\n(?:(?: +.*)?\n)+", text, re.M)

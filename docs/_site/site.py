@@ -72,7 +72,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     markdown = LINK.sub(outside, markdown)
     if here == "reference/index.md":
         markdown += "\n".join(
-            f"| [{name}]({name}.md) | {docstrings.docstring(name).splitlines()[0]} |"
+            f"| [{name}]({name}.md) | {docstrings.summary(name)} |"
             for name in docstrings.optimizers()
         )
     if here == "reference/rules.md":
