@@ -48,7 +48,7 @@ matrix: $(VENV)/.test
 	$(BIN)/python tests/matrix $(ARGS)
 
 # The site in build/site; a warning, such as a link or an anchor that leads nowhere, is an error. The
-# variable quietens mkdocs-material's notice of mkdocs 2, which pyproject.toml excludes.
+# variable quietens mkdocs-material's notice of its successor (CONTRIBUTING.md).
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
