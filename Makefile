@@ -1,4 +1,5 @@
-# Every target sets up what it needs in .venv: `make test`, `make demo`, `make bench`, `make lint`.
+# Every target sets up what it needs in .venv: `make test`, `make demo`, `make bench`, `make docs`,
+# `make lint`.
 #
 #   PYTHON  the interpreter to build for                  (default: python3)
 #   TORCH   the torch to install, any from 2.10 on        (default: the one the results come from)
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: test clients sanitize fuzz codegen matrix gpu demo bench lint format clean
+.PHONY: test clients sanitize fuzz codegen matrix gpu demo bench docs lint format clean
 
 # FASTOPT_TESTS=all: every combination of cases, dtypes and options, where else a part of them is run.
 test: $(VENV)/.test
@@ -53,6 +54,11 @@ bench: $(VENV)/.peers
 matrix: $(VENV)/.test
 	$(BIN)/python tests/matrix $(ARGS)
 
+# The site in build/site; a warning, such as a link or an anchor that leads nowhere, is an error. The
+# variable quietens mkdocs-material's notice of its successor (CONTRIBUTING.md).
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -89,8 +95,8 @@ $(VENV)/.clients: $(VENV)/.test
 	$(BIN)/python -c "import torchvision" || $(BIN)/python -m pip uninstall --quiet --yes timm torchvision
 	touch $@
 
-$(VENV)/.lint: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --editable ".[lint]"
+$(VENV)/.docs $(VENV)/.lint: $(VENV)/.%: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable ".[$*]"
 	touch $@
 
 $(VENV)-gpu/.bench: $(SOURCES)

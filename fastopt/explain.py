@@ -17,7 +17,11 @@ HOW = {"cpu": cpu.how, "triton": triton.how, "batched": batched.how}
 
 @dataclass(frozen=True)
 class Bucket:
-    """Parameters that take the same path for the same reason."""
+    """Parameters that take the same path for the same reason.
+
+    `path` and `reason`, `device` and `dtype` as torch names them, how many `tensors` and how many
+    `elements` in them. Prints as a line.
+    """
 
     path: str
     reason: str
@@ -33,7 +37,11 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What explain() found; prints as one line a bucket, and one of the memory."""
+    """What explain() found; prints as one line a bucket, and one of the memory.
+
+    `optimizer`: its class's name, with those of what is around it. `buckets`: a tuple of
+    :class:`Bucket`. `memory`: a :class:`Memory`, or None where the optimizer is not fastopt's.
+    """
 
     optimizer: str
     buckets: tuple[Bucket, ...]

@@ -22,6 +22,8 @@ from .wrappers import unwrapped
 class Memory:
     """Bytes by kind: `weights`, `gradients`, each state with its scales, `master_low`, `ema`, and
     the `numbers` that parameters carry. Prints as bytes a parameter.
+
+    `elements`: how many numbers the parameters have. `bytes`: a dict by kind.
     """
 
     elements: int
@@ -29,6 +31,7 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Of all kinds."""
         return sum(self.bytes.values())
 
     @property
@@ -37,6 +40,7 @@ class Memory:
         return self.total - self.bytes.get("weights", 0) - self.bytes.get("gradients", 0)
 
     def per_parameter(self, count: float) -> float:
+        """So many bytes, divided by the number of elements."""
         return count / self.elements if self.elements else 0.0
 
     def __str__(self) -> str:
@@ -79,7 +83,8 @@ def memory(
         gradient.
 
     Raises:
-        TypeError: an optimizer that is not fastopt's; ValueError: as the class.
+        TypeError: an optimizer that is not fastopt's.
+        ValueError: an argument that the class refuses.
     """
     if not isinstance(params, torch.nn.Module):
         params, _ = unwrapped(params)

@@ -46,8 +46,9 @@ class Adafactor(WholeStep, torch.optim.Adafactor):
         weight_decay (float): decoupled weight decay coefficient (default: 0).
         foreach (bool, optional): accepted as torch accepts it; the step is always fused.
         maximize (bool): ascend instead of descending (default: False).
-        max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats: the
-            passes around the update, see :class:`Adam`; here torch's operations, one after another.
+        max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
+        norm_group: the passes around the update, see :class:`Adam`; here torch's operations, one
+            after another.
 
     State per parameter: `step` (0-d); `row_var` and `col_var`, or `variance` where there are less
     than two dimensions, of the gradient's type. There are no compact formats. On GPUs, and where

@@ -31,8 +31,8 @@ class Adagrad(FusedStep, torch.optim.Adagrad):
         differentiable (bool): let autograd through the step; takes torch's own step
             (default: False).
         max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
-        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
-            passes around the update and compact formats, see :class:`Adam`.
+        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed,
+        norm_group: the passes around the update and compact formats, see :class:`Adam`.
 
     State per parameter, made with the optimizer as torch makes it: `step` (0-d) and `sum`, like the
     parameter. Sparse gradients take torch's own step.

@@ -89,15 +89,33 @@ class Adam(FusedStep, torch.optim.Adam):
 class AdamW(FusedStep, torch.optim.AdamW):
     r"""AdamW, a drop-in for `torch.optim.AdamW`: :class:`Adam` with decoupled weight decay.
 
-    Each step first shrinks the parameter, p = p * (1 - lr * weight_decay), and then updates it as
-    Adam does without weight decay.
+    With gradient g (negated if `maximize`), parameter p, moments m and v, step t::
+
+        p = p * (1 - lr * weight_decay)
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        v_max = max(v_max, v), used for v below      (only if amsgrad)
+        d = sqrt(v) / sqrt(1 - beta2**t) + eps       (sqrt(v / (1 - beta2**t) + eps) if eps_in_sqrt)
+        p = p - lr / (1 - beta1**t) * m / d
 
     Args:
+        params: parameters, named parameters, or dicts defining param groups; any shape and layout,
+            float32, float64, bfloat16, float16, complex64 or complex128.
+        lr (float or Tensor): learning rate (default: 1e-3).
+        betas (tuple of float or Tensor): decay rates of the two moments (default: (0.9, 0.999)).
+        eps (float): added to the denominator (default: 1e-8).
         weight_decay (float): decoupled weight decay coefficient (default: 1e-2).
-        params, lr, betas, eps, amsgrad, maximize, foreach, capturable, differentiable, fused,
-        eps_in_sqrt, the passes around the update and compact formats: as in :class:`Adam`.
+        amsgrad (bool): the AMSGrad variant (default: False).
+        maximize (bool): ascend instead of descending (default: False).
+        foreach, capturable, differentiable, fused, eps_in_sqrt: see :class:`Adam`.
+        max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
+        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed,
+        norm_group: the passes around the update and compact formats, see :class:`Adam`.
 
-    State and errors are :class:`Adam`'s.
+    State per parameter: that of :class:`Adam`.
+
+    Raises:
+        ValueError: a hyperparameter is out of range, as in torch, or a format does not suit.
 
     Source: I. Loshchilov and F. Hutter, "Decoupled weight decay regularization" (2019), in the form
     of https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html.

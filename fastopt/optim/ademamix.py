@@ -95,9 +95,9 @@ class AdEMAMix(FusedStep, ForLoop):
         differentiable (bool): let autograd through the step; takes a for-loop of torch's operations
             (default: False).
         max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
-        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
-            passes around the update and compact formats, see :class:`Adam`. The slow average is
-            float32 whatever `state_bits` says.
+        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed,
+        norm_group: the passes around the update and compact formats, see :class:`Adam`. The slow
+            average is float32 whatever `state_bits` says.
 
     State per parameter: `step` (0-d), `exp_avg_fast`, `exp_avg_slow` and `exp_avg_sq`, like the
     parameter.

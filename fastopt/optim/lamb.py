@@ -76,8 +76,8 @@ class LAMB(FusedStep, ForLoop):
         differentiable (bool): let autograd through the step; takes a for-loop of torch's operations
             (default: False).
         max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
-        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
-            passes around the update and compact formats, see :class:`Adam`.
+        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed,
+        norm_group: the passes around the update and compact formats, see :class:`Adam`.
 
     A DTensor's norms go over all of its parts. Of FSDP1's flat parameters, which are no whole
     tensors, they would not, of which a warning tells: shard with FSDP2.

@@ -49,8 +49,9 @@ class Muon(WholeStep, torch.optim.Muon):
         eps (float): the least that the norm is taken for (default: 1e-7).
         ns_steps (int): iterations of the orthogonalisation, less than 100 (default: 5).
         adjust_lr_fn (str, optional): "original" or "match_rms_adamw" (default: None: "original").
-        max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats: the
-            passes around the update, see :class:`Adam`; here torch's operations, one after another.
+        max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
+        norm_group: the passes around the update, see :class:`Adam`; here torch's operations, one
+            after another.
 
     State per parameter: `momentum_buffer`, like the gradient. There are no compact formats.
     DTensors, whose shards are parts of matrices, take torch's own step.

@@ -36,8 +36,8 @@ class RMSprop(FusedStep, torch.optim.RMSprop):
         decoupled_weight_decay (bool): shrink the parameter instead, as AdamW does (default: False).
         eps_in_sqrt (bool): eps under the root, as TensorFlow's RMSprop has it (default: False).
         max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
-        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
-            passes around the update and compact formats, see :class:`Adam`.
+        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed,
+        norm_group: the passes around the update and compact formats, see :class:`Adam`.
 
     State per parameter: `step` (0-d), `square_avg`, `momentum_buffer` if momentum > 0 and
     `grad_avg` if centered, like the parameter.

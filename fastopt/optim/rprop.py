@@ -34,9 +34,9 @@ class Rprop(FusedStep, torch.optim.Rprop):
         fused (bool, optional): as for torch's other optimizers; accepted, the step is always fused.
         capturable, differentiable (bool): take torch's own step (default: False).
         max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
-        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
-            passes around the update and compact formats, see :class:`Adam`. Step sizes are
-            float32 whatever `state_bits` says.
+        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed,
+        norm_group: the passes around the update and compact formats, see :class:`Adam`. Step sizes
+            are float32 whatever `state_bits` says.
 
     State per parameter: `step` (0-d), `prev`, g', and `step_size`, d, like the parameter.
 

@@ -213,9 +213,9 @@ class SGDScheduleFree(ScheduleFreeStep, SGDForLoop):
         differentiable (bool): let autograd through the step; takes a for-loop of torch's operations
             (default: False).
         max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
-        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
-            passes around the update and compact formats, see :class:`Adam`. z is float32 whatever
-            `state_bits` says.
+        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed,
+        norm_group: the passes around the update and compact formats, see :class:`Adam`. z is
+            float32 whatever `state_bits` says.
 
     State per parameter: `step`, `lr_max` (the largest s) and `weight_sum` (0-d), and `z`, like the
     parameter. The mode is `train_mode` in the param groups, and goes into checkpoints with them.
@@ -271,9 +271,9 @@ class AdamWScheduleFree(ScheduleFreeStep, AdamWForLoop):
         differentiable (bool): let autograd through the step; takes a for-loop of torch's operations
             (default: False).
         max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
-        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
-            passes around the update and compact formats, see :class:`Adam`. z is float32 whatever
-            `state_bits` says.
+        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed,
+        norm_group: the passes around the update and compact formats, see :class:`Adam`. z is
+            float32 whatever `state_bits` says.
 
     State per parameter: `step`, `lr_max` (the largest s) and `weight_sum` (0-d), `z` and
     `exp_avg_sq`, like the parameter. The mode is `train_mode` in the param groups, and goes into

@@ -33,8 +33,8 @@ class SGD(FusedStep, torch.optim.SGD):
             (default: False).
         decoupled_weight_decay (bool): shrink the parameter instead, as AdamW does (default: False).
         max_grad_norm, max_grad_value, skip_nonfinite, l1, ema_decay, clear_grads, track_stats,
-        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed: the
-            passes around the update and compact formats, see :class:`Adam`.
+        state_bits, min_8bit_size, master_weight_bits, stochastic_rounding, rounding_seed,
+        norm_group: the passes around the update and compact formats, see :class:`Adam`.
 
     State per parameter: `momentum_buffer`, like the first gradient; absent without momentum.
 
