@@ -18,6 +18,7 @@ from benchmarks import (
     curves,
     gpu,
     micro,
+    others,
     peers,
     plots,
     profiling,
@@ -41,6 +42,7 @@ MEASURED = (
     gpu,
     tuning,
     peers,
+    others,
     tail,
     sharded,
     curves,
@@ -53,7 +55,7 @@ QUESTIONS = [measured.QUESTION for measured in MEASURED]
 TABLES = {question.kind: question.table for question in QUESTIONS}
 # What of them documents leave out.
 DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
-IN_DOCUMENTS = ("cpu", "rules", "compact", "tail", "sharded", "peers", "train", "quality")
+IN_DOCUMENTS = ("cpu", "rules", "compact", "tail", "sharded", "peers", "others", "train", "quality")
 # Whose rows have one ratio each, which machines can be compared by.
 COMPARED = ("cpu", "rules", "compact", "tail")
 RATIO, BY = "ratio [quartiles]", ["work", "optimizer"]
@@ -83,11 +85,13 @@ ratios is too wide to claim anything) or wrong.
 def document(found: Record) -> str:
     """The table of a record as documents show it."""
     shown = TABLES[found["kind"]](found).drop(columns=DETAILS, errors="ignore")
-    if found["kind"] != "peers":
-        return f"{heading(found)}\n{markdown(shown)}"
-    versions = ", ".join(f"{name} {v or 'absent'}" for name, v in found["libraries"].items())
-    shown = peers.side_by_side(found)
-    return f"{heading(found)}\n{markdown(shown)}\nVersions: {versions}.\n"
+    if found["kind"] == "peers":
+        shown = peers.side_by_side(found)
+    text = f"{heading(found)}\n{markdown(shown)}"
+    if libraries := found.get("libraries"):
+        versions = ", ".join(f"{name} {v or 'absent'}" for name, v in libraries.items())
+        text += f"\nVersions: {versions}.\n"
+    return text
 
 
 def side_by_side(records: Sequence[Record]) -> str:
