@@ -31,6 +31,7 @@ MEASUREMENTS: dict[str, list[str]] = {
     "peers": ["peers"],
     "micro": ["micro", "--budget", "0.5"],
     "profile": ["profile", "--budget", "0.5"],
+    "import": ["import"],
 }
 
 

@@ -13,6 +13,7 @@ from benchmarks import (
     cpu,
     curves,
     gpu,
+    importing,
     micro,
     peers,
     plots,
@@ -42,12 +43,13 @@ MEASURED = (
     quality,
     micro,
     profiling,
+    importing,
 )
 QUESTIONS = [measured.QUESTION for measured in MEASURED]
 TABLES = {question.kind: question.table for question in QUESTIONS}
 # What of them the README leaves out.
 DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
-IN_README = ("cpu", "rules", "compact", "tail", "sharded", "peers", "train", "quality")
+IN_README = ("cpu", "rules", "compact", "tail", "sharded", "peers", "train", "quality", "import")
 
 # Pictures are drawn for white; on a dark page their lightness is turned around, their hues kept.
 STYLE = """
