@@ -17,7 +17,7 @@ WORK = ROOT / "build" / "wheels"
 SOURCE = WORK / "source"
 HERE = Path(__file__).parent
 # The oldest C library that torch's own wheels run on.
-PLATFORM = "manylinux_2_28"
+GLIBC = (2, 28)
 # One runtime for torch's threads and the core's: torch's, which is loaded before the core.
 TORCHS = "libgomp.so.1"
 # libstdc++ goes into the module, out of sight of other modules, as far as the module uses it: an
@@ -89,12 +89,17 @@ def build(python: Path, label: str, machine: str) -> Path:
 
 
 def repair(wheel: Path, machine: str) -> Path:
-    """Named as what it runs on, which auditwheel reads from its symbols."""
+    """Named as what it runs on, which auditwheel reads from its symbols.
+
+    It has names for its own processor; another's it finds, the oldest that the symbols allow.
+    """
     out = fresh(wheel.parent.parent / "repaired")
     audit = tools() / "auditwheel"
-    tag = ["--plat", f"{PLATFORM}_{machine}", "--only-plat"]
+    own = machine == platform.machine()
+    tag = "manylinux_{}_{}_{}".format(*GLIBC, machine) if own else "auto"
     surroundings = {**os.environ, "PATH": f"{tools()}:{os.environ['PATH']}"}
-    call(audit, "repair", *tag, "--exclude", TORCHS, "--wheel-dir", out, wheel, env=surroundings)
+    options = ["--plat", tag, "--only-plat", "--exclude", TORCHS]
+    call(audit, "repair", *options, "--wheel-dir", out, wheel, env=surroundings)
     repaired = next(out.glob("*.whl"))
     return repaired.replace(WORK / repaired.name)
 
@@ -109,8 +114,12 @@ def needs(wheel: Path) -> str:
         module = archive.read(modules[0])
     if not any(name.endswith(".dist-info/sboms/fastopt.cdx.json") for name in names):
         raise Failed(f"{wheel.name} has no bill of materials")
+    if ("aarch64" in wheel.name) != ("aarch64" in modules[0]):
+        raise Failed(f"{wheel.name} has a module of another processor, {modules[0]}")
     if b"libstdc++.so" in module:
         raise Failed(f"{wheel.name} needs the system's libstdc++")
     asked = re.findall(rb"GLIBC_(\d+)\.(\d+)", module)
     newest = max((int(major), int(minor)) for major, minor in asked)
+    if newest > GLIBC:
+        raise Failed(f"{wheel.name} needs glibc {newest}, torch {GLIBC}")
     return f"glibc {'.'.join(map(str, newest))}, {wheel.stat().st_size / 1e6:.1f} MB"
