@@ -11,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: test clients sanitize fuzz codegen matrix gpu demo bench docs lint format clean
+.PHONY: test clients sanitize fuzz codegen matrix wheels gpu demo bench docs lint format clean
 
 # FASTOPT_TESTS=all: every combination of cases, dtypes and options, where else a part of them is run.
 test: $(VENV)/.test
@@ -59,12 +59,18 @@ matrix: $(VENV)/.test
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# The source distribution and wheels, tried where there is no compiler; ARGS="3.12 2.13" for a part.
+wheels:
+	$(PYTHON) tests/wheels/wheels.py $(ARGS)
+
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h)
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github/workflows
+	$(BIN)/validate-pyproject pyproject.toml
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

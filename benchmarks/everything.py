@@ -32,6 +32,7 @@ MEASUREMENTS: dict[str, list[str]] = {
     "others": ["others", "--budget", "0.5", "--only", "resnet50"],
     "micro": ["micro", "--budget", "0.3"],
     "profile": ["profile", "--budget", "0.3"],
+    "import": ["import"],
 }
 
 

@@ -17,6 +17,7 @@ from benchmarks import (
     cpu,
     curves,
     gpu,
+    importing,
     micro,
     others,
     peers,
@@ -50,12 +51,24 @@ MEASURED = (
     quality,
     micro,
     profiling,
+    importing,
 )
 QUESTIONS = [measured.QUESTION for measured in MEASURED]
 TABLES = {question.kind: question.table for question in QUESTIONS}
 # What of them documents leave out.
 DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
-IN_DOCUMENTS = ("cpu", "rules", "compact", "tail", "sharded", "peers", "others", "train", "quality")
+IN_DOCUMENTS = (
+    "cpu",
+    "rules",
+    "compact",
+    "tail",
+    "sharded",
+    "peers",
+    "others",
+    "train",
+    "quality",
+    "import",
+)
 # Whose rows have one ratio each, which machines can be compared by.
 COMPARED = ("cpu", "rules", "compact", "tail")
 RATIO, BY = "ratio [quartiles]", ["work", "optimizer"]

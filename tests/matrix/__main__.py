@@ -29,6 +29,7 @@ from machine import (
     WORK,
     Failed,
     call,
+    copy_tree,
     digest,
     environment,
     find_compiler,
@@ -36,7 +37,6 @@ from machine import (
     fresh,
     install,
     minor,
-    sources,
     torch_releases,
 )
 from table import markdown, show, version_key
@@ -126,17 +126,6 @@ def run_tests(python: Path, wheel: Path, tree: Path) -> str:
     return found[1] if found else output.splitlines()[-1]
 
 
-def copy_tree() -> Path:
-    """The tree without the package and its sources, so that only the wheel can be imported."""
-    tree = fresh(WORK / "tree")
-    for file in sources():
-        name = file.relative_to(ROOT)
-        if name.parts[0] not in ("fastopt", "csrc"):
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, tree / name)
-    return tree
-
-
 def run_python(matrix: Matrix, label: str, torches: list[str], compilers: list[str]) -> None:
     """All cells of one interpreter."""
     start = time.monotonic()
@@ -183,7 +172,7 @@ def run_torch(
         inside = environment(python, folder, [f"torch=={release}", *TOOLS])
     except Failed as error:
         return matrix.add("not run", last_line(error), start, **key, compiler="")
-    tree = copy_tree()
+    tree = copy_tree(WORK / "tree")
     for compiler, wheel in wheels.items():
         try:
             matrix.add("passed", run_tests(inside, wheel, tree), start, **key, compiler=compiler)

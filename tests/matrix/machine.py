@@ -107,6 +107,17 @@ def sources() -> list[Path]:
     return [ROOT / name for name in sorted(listed.splitlines()) if (ROOT / name).is_file()]
 
 
+def copy_tree(to: Path) -> Path:
+    """The tree without the package and its sources, so that only the wheel can be imported."""
+    tree = fresh(to)
+    for file in sources():
+        name = file.relative_to(ROOT)
+        if name.parts[0] not in ("fastopt", "csrc"):
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, tree / name)
+    return tree
+
+
 def digest(*tests: str) -> str:
     """Of the sources and these names: a result is kept for as long as it tells about them."""
     parts = ("csrc/", "fastopt/", "tests/", "CMakeLists.txt", "pyproject.toml")
