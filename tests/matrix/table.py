@@ -1,4 +1,4 @@
-"""The matrix on the terminal, a row a cell, then as the README's grid in Markdown."""
+"""The matrix on the terminal, a row a cell, then as docs/policy.md's grid in Markdown."""
 
 from __future__ import annotations
 
