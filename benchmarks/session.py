@@ -71,6 +71,8 @@ class Question:
         if self.plan:
             budget = "seconds per row (default: %(default)s)"
             parser.add_argument("--budget", type=float, default=self.plan.budget, help=budget)
+            often = "how often everything is built anew (default: see race.py, or the command's)"
+            parser.add_argument("--placements", type=int, default=self.plan.placements, help=often)
         parser.add_argument("--threads", type=int, help="threads for torch and fastopt")
         if self.forces:
             add_isa(parser, "each row once for each of these instruction sets, forced on fastopt")
@@ -84,7 +86,7 @@ class Question:
             torch.set_num_threads(arguments.threads)
         plan = QUICK if arguments.quick else self.plan or Plan()
         if self.plan and not plan.quick:
-            plan = replace(plan, budget=arguments.budget)
+            plan = replace(plan, budget=arguments.budget, placements=arguments.placements)
         made = self.rows(arguments, plan)
         chosen = {k: made[k] for k in fnmatch.filter(made, f"*{arguments.only}*")}
         if arguments.list:
