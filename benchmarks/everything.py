@@ -23,14 +23,14 @@ HELP = "every measurement, its JSON, the pictures, the report, the documents' ta
 ONCE = ["--placements", "1"]
 MEASUREMENTS: dict[str, list[str]] = {
     "cpu": ["cpu", "--budget", "1", *ONCE],
-    "rules": ["rules", "--budget", "0.3", "--only", "resnet50", *ONCE],
+    "rules": ["rules", "--budget", "0.3", "--only", "100x64x64", *ONCE],
     "compact": ["compact", "--budget", "1", *ONCE],
     "tail": ["tail", "--budget", "1", *ONCE],
     "sharded": ["sharded", "--budget", "1"],
     "curves": ["curves", "--budget", "0.3", *ONCE],
     "train": ["train"],
     "quality": ["quality", "--only", "mlp"],
-    "peers": ["peers", "--budget", "2", *ONCE],
+    "peers": ["peers", "--budget", "2", "--only", "mlp", *ONCE],
     "others": ["others", "--budget", "0.5", "--only", "resnet50", *ONCE],
     "micro": ["micro", "--budget", "0.3", *ONCE],
     "profile": ["profile", "--budget", "0.3"],

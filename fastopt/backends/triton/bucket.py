@@ -37,7 +37,7 @@ class Tile(NamedTuple):
 # are too coarse for sm_100 (76 % of the bytes it needs under way). ptxas spills up to 16 bytes in
 # float64 (Adam and RMSprop on sm_80) and, as Triton 3.7 calls it, in 16 bits (SGD under a scaler,
 # RMSprop with an average on sm_90; of 128 registers, Adan 88) unless it may have the registers.
-TILES = {2: Tile(4, 32, registers=168), 4: Tile(8, 32, registers=128), 8: Tile(4, 32, registers=168)}
+TILES = {2: Tile(4, 32, 168), 4: Tile(8, 32, 128), 8: Tile(4, 32, 168)}
 COMPACT_TILES = {2: Tile(1, 32), 4: Tile(1, 32)}
 # The sums of the statistics are float64: the same then holds of every size.
 REGISTERS_TO_TRACK = {2: 240, 4: 128, 8: 168}
