@@ -20,7 +20,8 @@ ANY = tl.constexpr(0)
 def elements(LANES: tl.constexpr, STORED: tl.constexpr):
     # A row for each block of a compact format, whose maximum is then along an axis.
     if STORED is not None:
-        return tl.reshape(tl.arange(0, LANES), (LANES // BLOCK, BLOCK))
+        # Not a reshape, which Triton 3.7 loses sight of neighbours by: each access a single element.
+        return tl.arange(0, LANES // BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     else:
         return tl.arange(0, LANES)
 
