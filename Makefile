@@ -101,8 +101,9 @@ $(VENV)/.clients: $(VENV)/.test
 	$(BIN)/python -c "import torchvision" || $(BIN)/python -m pip uninstall --quiet --yes timm torchvision
 	touch $@
 
+# Groups, not extras: an editable install would build the core anew.
 $(VENV)/.docs $(VENV)/.lint: $(VENV)/.%: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --editable ".[$*]"
+	$(BIN)/python -m pip install --quiet --group $*
 	touch $@
 
 $(VENV)-gpu/.bench: $(SOURCES)
