@@ -20,7 +20,7 @@ ANY = tl.constexpr(0)
 def elements(LANES: tl.constexpr, STORED: tl.constexpr):
     # A row for each block of a compact format, whose maximum is then along an axis.
     if STORED is not None:
-        # Not a reshape, which Triton 3.7 loses sight of neighbours by: each access a single element.
+        # Not a reshape, through which Triton before 3.9 sees no neighbours: single accesses.
         return tl.arange(0, LANES // BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     else:
         return tl.arange(0, LANES)
