@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import fastopt
 
 ROOT = Path(__file__).parents[1]
-TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES = {p.relative_to(ROOT).as_posix(): p for p in [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]}
 
 # Blocks that are not run here, by page and a line of theirs, "" for all of a page; and why.

@@ -1,7 +1,7 @@
 """What the site has beside the pages in docs/: a hook of mkdocs.
 
 - a page of the reference for each optimizer that `fastopt.optim` exports, and the lists of them;
-- README.md, CONTRIBUTING.md and CHANGELOG.md as pages;
+- README.md, CONTRIBUTING.md, CHANGELOG.md and SECURITY.md as pages;
 - the files outside docs/ that pages link to, under their own paths; of a folder the name alone.
 
 So a link in a page is the one that works where the repository is read as plain Markdown.
@@ -23,7 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import docstrings
 
 ROOT = Path(__file__).parents[2]
-PAGES = {path: path.lower() for path in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")}
+PAGES = {
+    path: path.lower() for path in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+}
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^)\s:#]+)((?:#[^)\s]*)?)\)")
 
 
