@@ -34,10 +34,9 @@ class Tile(NamedTuple):
 # thread and stream halve the table look-ups, a chain of three dependent loads, that one would pay;
 # four need registers for 32 lanes of 16 bits a stream. 4 warps are Triton's default, with
 # exceptions: in float32 on sm_90, AMSGrad then spills 8 bytes a thread; 8 warps of 16-bit elements
-# are too coarse for sm_100 (76 % of the bytes it needs under way). ptxas spills up to 16 bytes in
-# float64 (Adam and RMSprop on sm_80) and, as Triton 3.7 calls it, in 16 bits (SGD under a scaler,
-# RMSprop with an average on sm_90; of 128 registers, Adan 88) unless it may have the registers.
-TILES = {2: Tile(4, 32, 168), 4: Tile(8, 32, 128), 8: Tile(4, 32, 168)}
+# are too coarse for sm_100 (76 % of the bytes it needs under way). In float64 ptxas spills up to 16
+# bytes in Adam and RMSprop on sm_80 unless it is told that it may have the registers.
+TILES = {2: Tile(4, 32), 4: Tile(8, 32), 8: Tile(4, 32, registers=128)}
 COMPACT_TILES = {2: Tile(1, 32), 4: Tile(1, 32)}
 # The sums of the statistics are float64: the same then holds of every size.
 REGISTERS_TO_TRACK = {2: 240, 4: 128, 8: 168}
