@@ -70,7 +70,7 @@ IN_DOCUMENTS = (
     "import",
 )
 # Whose rows have one ratio each, which machines can be compared by.
-COMPARED = ("cpu", "rules", "compact", "tail")
+COMPARED = ("cpu", "compact", "tail")
 RATIO, BY = "ratio [quartiles]", ["work", "optimizer"]
 
 # Pictures are drawn for white; on a dark page their lightness is turned around, their hues kept.

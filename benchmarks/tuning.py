@@ -21,6 +21,7 @@ from benchmarks.contestants import FLOOR, MAKERS, Maker, of
 from benchmarks.cpu import work_shapes
 from benchmarks.gpu import copy, device_time, on_a_gpu
 from benchmarks.method import Clock, Plan, ratios, verdict
+from benchmarks.peers import EIGHT_BIT
 from benchmarks.problem import ALGORITHMS, DTYPES, Problem
 from benchmarks.race import race
 from benchmarks.record import Record
@@ -99,7 +100,7 @@ def run_row(row: Row, plan: Plan, device: str = "cuda", clock: Clock = device_ti
     makers = {"fastopt": make}
     for warps, thread_bytes in product(WARPS, BYTES):
         makers[f"{warps} x {thread_bytes}"] = tiled(make, row, warps, thread_bytes)
-    coarse = dict.fromkeys(makers, 0.05 if row.compact else None)
+    coarse = dict.fromkeys(makers, EIGHT_BIT if row.compact else None)
     found = asdict(row) | race(problem, makers, plan, coarse, clock=clock, floor=copy)
     if "fastopt" in found["wrong"]:
         return found | {"verdict": "wrong"}

@@ -6,8 +6,9 @@
 Every public name of torch.optim, so that `import fastopt as optim` is enough: the optimizers that
 fastopt has, and all else as torch's own objects (LBFGS, lr_scheduler, swa_utils, ...). Then
 explain(), which tells the path each parameter takes and why; memory(), which tells beforehand what
-training takes; patch(), for trainers that make torch's classes; fastopt.functional: one fused pass
-over given lists, one function a rule, under torch's names.
+training takes; patch(), for trainers that make torch's classes; fastopt.insight: a learning rate
+chosen, layers shown; fastopt.functional: one fused pass over given lists, one function a rule,
+under torch's names.
 """
 
 import sys

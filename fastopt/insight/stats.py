@@ -28,8 +28,9 @@ DRAWN = {
 def watch(optimizer: Any, *seen: Seen, every: int = 1, start: int = 0) -> RemovableHandle:
     """Call each of `seen` with the step's number and `optimizer.stats()` after steps.
 
-    It is a hook of `step()`: steps that `skip_nonfinite` or GradScaler leave out are counted and
-    not shown. Reading the statistics of a GPU's step waits for it: there `every` should be large.
+    It is a hook of `step()`, which `step_in_backward()` does not call. Steps that `skip_nonfinite`
+    or GradScaler leave out are counted and not shown. Reading the statistics of a GPU's step waits
+    for it: there `every` should be large.
 
     Args:
         optimizer: fastopt's, made with `track_stats=True` (or with such a group), also in a
