@@ -20,6 +20,11 @@ constexpr int64_t kShareGrain = 64;
 constexpr int64_t kSumGrain = 16384;
 // Runs handed to a kernel at a time: 3 KB of stack, and setting up is amortised long before.
 constexpr int64_t kRunsPerCall = 64;
+// Of all streams, a thread: what is measured before it is updated, so that the update finds it in
+// the cache. LAMB over 100 tensors of 256x256 took 1.82 times AdamW's step with everything measured
+// first, 1.56 with 256 KB, 1.52, 1.46, 1.42, 1.64 with 512 KB, 1, 2, 4 MB (two cores of a Xeon with
+// 2 MB of L2 each); of these that others' caches have too.
+constexpr int64_t kCachedBytes = 1 << 20;
 
 }  // namespace
 
@@ -184,14 +189,29 @@ void Batch::measure_tensors(size_t from, size_t to, int threads, const Agree& ag
   for (size_t i = from; i < to; ++i) complete(entries_[i], tensor_sums_[i - from]);
 }
 
+// Up to which entry the cache still holds at its update what was measured, `from` on.
+size_t Batch::cached_from(size_t from, int threads) const {
+  int64_t bytes = 0;
+  size_t to = from;
+  do {
+    const Entry& entry = entries_[to];
+    for (int k = 0; k < entry.stream_count; ++k) bytes += entry.run.count * entry.bytes(k);
+    ++to;
+  } while (to < entries_.size() && bytes < threads * kCachedBytes);
+  return to;
+}
+
 void Batch::run(int threads, bool share_memory, const Agree& agree) {
   ends_.clear();
   int64_t total = 0;
   for (const Entry& entry : entries_) ends_.push_back(total += entry.run.count);
   if (!share_memory) {
-    measure_tensors(0, entries_.size(), threads, agree);
-    for (const Entry& entry : entries_) write_numbers(entry);
-    go_over(0, entries_.size(), threads, Sweep::passes);
+    for (size_t from = 0, to; from < entries_.size(); from = to) {
+      to = waits_ && !agree ? cached_from(from, threads) : entries_.size();
+      measure_tensors(from, to, threads, agree);
+      for (size_t i = from; i < to; ++i) write_numbers(entries_[i]);
+      go_over(from, to, threads, Sweep::passes);
+    }
     return begin_averages();
   }
   // As torch's loop does: one parameter after the other, each with the numbers that the one before

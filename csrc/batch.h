@@ -114,6 +114,7 @@ class Batch {
   TensorSums sums_of(const Entry& entry) const;
   void complete(Entry& entry, const TensorSums& found);
   void measure_tensors(size_t from, size_t to, int threads, const Agree& agree);
+  size_t cached_from(size_t from, int threads) const;
   int advance(int group, const Carried* carried, bool first);
   void reread(Entry& entry);
   void write_numbers(const Entry& entry) const;

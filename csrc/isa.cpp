@@ -39,9 +39,9 @@ inline void apply(const Lanes& lanes, const Streams& streams, int64_t i, const U
     unscaled[part] = g;
     g = around.template prepared<kMore>(g, p);
     if constexpr (kMeasures) {
-      V measured = update.measured(p, g, state);
-      keep_numbers<S>(lanes, part, measured);
-      sums->add(kNormSquares, measured);
+      V x = measured(update, p, g, state);
+      keep_numbers<S>(lanes, part, x);
+      sums->add(kNormSquares, x);
       sums->add(kNormWeightSquares, p);
       continue;
     } else {
@@ -95,7 +95,11 @@ void kernel(const Run* runs, int64_t run_count, const double* scalars, const Pas
   __builtin_memcpy(&s, scalars, sizeof s);
   const auto update = made<typename Variant::template Update<Compute<E>>>(s);
   const auto around = made<Around<Compute<E>>>(passes);
-  const int count = 2 + Variant::kStates + (kSweep == Sweep::passes && passes.average);
+  int count = 2 + Variant::kStates;
+  if constexpr (kSweep == Sweep::passes) count += passes.average;
+  if constexpr (kSweep == Sweep::measure) {
+    if (!kMeasuresStates<decltype(update), Compute<E>>) count = 2;
+  }
   for (const Run* run = runs; run < runs + run_count; ++run) {
     const Streams streams(*run);
     const int64_t length = run->count;

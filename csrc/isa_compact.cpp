@@ -16,17 +16,18 @@ namespace {
 // What the update of a rule waits for, likewise: nothing is written.
 template <class Variant>
 void measure_kernel(const CompactRun& run, const double* scalars, const Passes& passes) {
-  constexpr int kStates = Variant::kStates, kCount = 2 + kStates;
+  using Update = typename Variant::template Update<F32>;
+  constexpr int kStates = kMeasuresStates<Update, F32> ? Variant::kStates : 0, kCount = 2 + kStates;
   typename Variant::Scalars s;
   __builtin_memcpy(&s, scalars, sizeof s);
-  const auto update = made<typename Variant::template Update<F32>>(s);
+  const auto update = made<Update>(s);
   const auto around = made<Around<F32>>(passes);
   Turns turns(run, kCount);
   Norms<float> norms;
   while (turns.next()) {
     const float* numbers[kCount];
     for (int k = 0; k < kCount; ++k) numbers[k] = turns.open(k);
-    alignas(64) float measured[kTurn];
+    alignas(64) float found[kTurn];
     for (int j = 0; j < kTurn; j += kLanes32) {
       turns.ask(j);
       const F32 p = load_vector<F32>(numbers[0] + j);
@@ -35,12 +36,12 @@ void measure_kernel(const CompactRun& run, const double* scalars, const Passes& 
       g = around.prepared(g, p);
       F32 state[kStates + 1];
       for (int k = 0; k < kStates; ++k) state[k] = load_vector<F32>(numbers[2 + k] + j);
-      store_vector(measured + j, update.measured(p, g, state));
+      store_vector(found + j, measured(update, p, g, state));
       norms.add(kNormWeightSquares, p);
     }
-    turns.clear_rest(measured);
+    turns.clear_rest(found);
     for (int j = 0; j < kTurn; j += kLanes32) {
-      norms.add(kNormSquares, load_vector<F32>(measured + j));
+      norms.add(kNormSquares, load_vector<F32>(found + j));
     }
   }
   norms.finish(0, run.sums);

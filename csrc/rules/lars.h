@@ -66,7 +66,7 @@ struct Lars {
           decays(s.weight_decay != 0),
           nesterov(s.nesterov != 0) {}
 
-    V measured(V, V g, V*) const { return g; }
+    V measured(V, V g) const { return g; }
 
     void operator()(V& p, V g, V* state) const {
       if (decays) g = fma(weight_decay, p, g);

@@ -1,12 +1,27 @@
 // Sums of squares that are rounded once: in which order they are added shows in none.
 #pragma once
 
+#include <type_traits>
+
 #include "../kernels.h"
 #include "squares.h"
 #include "vec.h"
 
 namespace fastopt::FASTOPT_ISA {
 namespace {
+
+// What the step of a tensor waits for is a function of parameter and gradient, and of the states
+// where the update's `measured` takes them: those that it does not take are not asked for.
+template <class Update, class V>
+constexpr bool kMeasuresStates = std::is_invocable_v<decltype(&Update::measured), Update, V, V, V*>;
+template <class Update, class V>
+inline V measured(const Update& update, V p, V g, V* state) {
+  if constexpr (kMeasuresStates<Update, V>) {
+    return update.measured(p, g, state);
+  } else {
+    return update.measured(p, g);
+  }
+}
 
 // Behind the last of a register's numbers: zeros.
 template <class S, class V>
