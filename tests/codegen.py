@@ -46,13 +46,6 @@ COMPACT = {
 }
 RESTS = {"split16": 2, "split8": 1, "rest16": 2, "rest8": 1}
 NOISY = ("bfloat16", "split8")  # of parameters
-# From the first byte asked for until it is there, under load: between 0.6 and 0.9 us are published
-# for these devices; not measured here.
-LATENCY = 1e-6
-# Part of the bytes that must be under way for compact kernels: Adam in bytes has some 110
-# instructions an element, for which sm_100 takes longer than for the element's bytes, so that it
-# reads at no more than half of its bandwidth.
-COMPACT_IN_FLIGHT = 0.6
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,9 @@ class Target:
     @property
     def bytes_needed(self) -> float:
         """Bytes that one processor must have under way to keep its share of the memory busy."""
-        return self.bandwidth * LATENCY / self.processors
+        from fastopt.backends.triton.bucket import bytes_needed
+
+        return bytes_needed(self.bandwidth, self.processors)
 
     def threads(self, registers: int, block_threads: int) -> int:
         """Threads resident on one processor at so many registers a thread."""
@@ -196,7 +191,8 @@ def compile_case(case: Case) -> Any:
     constants: dict[str, Any] = {"COMPUTE": elements[compute]}
     types = dict.fromkeys(["blocks", "rows", "grads"], "*i64")
     if case.rule == NORM:
-        function, warps, registers = norm.square_sums, bucket.NORM_WARPS, None
+        function = norm.square_sums
+        shape = options(target.backend, bucket.NORM_WARPS)
         constants |= {"WIDTH": 4, "DTYPE": elements[case.dtype]}
         constants |= bucket.norm_lanes(item_bytes[0], target.warp)
         types |= {"first_sums": "*i64", "sums": "*fp64", "nonfinite": "*i32"}
@@ -205,9 +201,8 @@ def compile_case(case: Case) -> Any:
         switches = Switches(*(name in case.passes for name in Switches._fields))
         compact = case.stored is not None
         measures = MEASURES in case.passes
-        seen = switches._replace(TRACKS=switches.TRACKS or measures)
-        tile = bucket.tile_for(item_bytes, seen, compact)
-        warps, registers = tile.warps, tile.registers
+        compiled_for = bucket.Target(target.backend, target.warp, target.bytes_needed)
+        shape = bucket.shape(item_bytes, case.sums_up, compact, compiled_for)
         constants |= {
             "RULE": RULES[case.rule].measured if measures else RULES[case.rule].update,
             MEASURES: measures,
@@ -236,7 +231,7 @@ def compile_case(case: Case) -> Any:
     return triton.compile(
         ASTSource(fn=function, signature=signature, constexprs=constants),
         target=GPUTarget(target.backend, target.arch, target.warp),
-        options=options(target.backend, warps, registers),
+        options=shape,
     )
 
 
@@ -271,7 +266,6 @@ HIP_SPILLS = r"\.(?:vgpr_spill_count|sgpr_spill_count|private_segment_fixed_size
 def inspect(case: Case) -> Code:
     """Compile a case and check all that is promised of its code."""
     from fastopt.backends.triton import bucket
-    from fastopt.backends.triton.passes import Switches
 
     compiled = compile_case(case)
     code = Code(case)
@@ -292,7 +286,7 @@ def inspect(case: Case) -> Code:
         elements, vector = bucket.NORM_BYTES // threads // sizes[0], 16 // sizes[0]
     else:  # full blocks, and but for compact ones the tail's whole vectors: a copy of every access
         compact = case.stored is not None
-        tile = bucket.tile_for(sizes, Switches(), compact)
+        tile = bucket.tile_for(sizes, compact)
         lanes = bucket.lanes(sizes, case.target.warp, compact)
         threads, copies = tile.warps * case.target.warp, 1 if compact else 2
         elements, vector = lanes["BLOCK"] // threads, lanes["VECTOR"]
@@ -318,7 +312,7 @@ def inspect(case: Case) -> Code:
     if inexact:
         code.faults.append(f"inexact arithmetic: {sorted(set(inexact))}")
     if not case.sums_up:  # whose sums need registers and go through shared memory
-        if code.in_flight < (1 if case.stored is None else COMPACT_IN_FLIGHT):
+        if code.in_flight < (1 if case.stored is None else bucket.COMPACT_PART):
             code.faults.append(
                 f"{code.registers} registers keep only {code.in_flight:.0%} under way"
             )

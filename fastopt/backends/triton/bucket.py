@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -23,25 +24,40 @@ from .tables import Table, constant
 
 
 class Tile(NamedTuple):
-    """How a program works: warps, bytes a thread takes of a stream, registers it may have."""
+    """How a program works: warps, bytes a thread takes of a stream."""
 
     warps: int
     thread_bytes: int  # of the widest stream
-    registers: int | None = None  # None: as many as ptxas likes; it spills a few to run more blocks
+
+
+class Target(NamedTuple):
+    """What kernels are compiled for."""
+
+    backend: str  # Triton's
+    warp_size: int
+    bytes_needed: float  # under way on a processor, to keep its share of the memory busy
 
 
 # By the size of the widest element. Not timed: chosen by the codegen check. Two 128-bit accesses a
 # thread and stream halve the table look-ups, a chain of three dependent loads, that one would pay;
 # four need registers for 32 lanes of 16 bits a stream. 4 warps are Triton's default, with
 # exceptions: in float32 on sm_90, AMSGrad then spills 8 bytes a thread; 8 warps of 16-bit elements
-# are too coarse for sm_100 (76 % of the bytes it needs under way). In float64 ptxas spills up to 16
-# bytes in Adam and RMSprop on sm_80 unless it is told that it may have the registers.
-TILES = {2: Tile(4, 32), 4: Tile(8, 32), 8: Tile(4, 32, registers=128)}
+# are too coarse for sm_100 (76 % of the bytes it needs under way).
+TILES = {2: Tile(4, 32), 4: Tile(8, 32), 8: Tile(4, 32)}
 COMPACT_TILES = {2: Tile(1, 32), 4: Tile(1, 32)}
-# The sums of the statistics are float64: the same then holds of every size.
-REGISTERS_TO_TRACK = {2: 240, 4: 128, 8: 168}
-# In float64 and with an average, NAdam spills 24 bytes on sm_90 with 128.
-REGISTERS_TO_AVERAGE = {8: 136}
+# From the first byte asked for until it is there, under load: between 0.6 and 0.9 us are published
+# for data-centre devices; not measured here.
+LATENCY = 1e-6
+# Part of the bytes that must be under way for compact kernels: Adam in bytes has some 110
+# instructions an element, for which sm_100 takes longer than for the element's bytes, so that it
+# reads at no more than half of its bandwidth.
+COMPACT_PART = 0.5
+# Of a processor, and of a thread at most: CUDA's. Left alone, ptxas spills a few to run more
+# programs, by versions other ones.
+REGISTERS, THREAD_REGISTERS = 65536, 255
+# Threads that a processor has room for at least, so that they hide each other's look-ups: compact
+# Adam by noise and four states of float64 take up to 190 registers each.
+THREADS = 256
 # Tensors a program of count_steps looks after; it is all latency, so any value near this will do.
 COUNT_BLOCK = 128
 COUNT_WARPS = 4
@@ -70,7 +86,7 @@ def compute_type(dtypes: Collection[torch.dtype]) -> torch.dtype:
 def lanes(itemsizes: Collection[int], warp_size: int, compact: bool = False) -> dict[str, int]:
     """The kernel's constants for streams of these sizes: BLOCK a program, VECTOR, SINGLES."""
     widest = max(itemsizes)
-    tile = COMPACT_TILES[widest] if compact else TILES[widest]
+    tile = tile_for(itemsizes, compact)
     threads = tile.warps * warp_size
     return {
         "BLOCK": tile.thread_bytes // widest * threads,
@@ -79,19 +95,31 @@ def lanes(itemsizes: Collection[int], warp_size: int, compact: bool = False) -> 
     }
 
 
-def tile_for(itemsizes: Collection[int], switches: Switches, compact: bool) -> Tile:
-    """How programs of a bucket work."""
-    widest = max(itemsizes)
-    if compact:
-        return COMPACT_TILES[widest]
-    tile = TILES[widest]
-    if switches.TRACKS:
-        registers = REGISTERS_TO_TRACK[widest]
-        # Of four states and an average, 168 spill 8 bytes in float64 (Adan on sm_90 and sm_100).
-        return tile._replace(registers=registers + 8 * (widest == 8 and len(itemsizes) > 6))
-    if switches.AVERAGES:
-        return tile._replace(registers=REGISTERS_TO_AVERAGE.get(widest, tile.registers))
-    return tile
+def bytes_needed(bandwidth: float, processors: int) -> float:
+    """Bytes that a processor must have under way, of a device that moves so many a second."""
+    return bandwidth * LATENCY / processors
+
+
+def tile_for(itemsizes: Collection[int], compact: bool) -> Tile:
+    """How programs work on streams of these sizes."""
+    return (COMPACT_TILES if compact else TILES)[max(itemsizes)]
+
+
+def shape(
+    itemsizes: Collection[int], sums_up: bool, compact: bool, target: Target
+) -> dict[str, Any]:
+    """The options of a launch: its warps, and as many registers a thread as leave room for the
+    threads that keep the memory busy.
+    """
+    tile = tile_for(itemsizes, compact)
+    threads = tile.warps * target.warp_size
+    programs = THREADS / threads
+    if not sums_up:  # sums in float64 want the registers
+        asked = tile.thread_bytes // max(itemsizes) * sum(itemsizes) * threads
+        needed = target.bytes_needed * (COMPACT_PART if compact else 1)
+        programs = max(programs, needed / asked)
+    registers = REGISTERS // (math.ceil(programs) * threads) // 8 * 8
+    return options(target.backend, tile.warps, min(THREAD_REGISTERS, registers))
 
 
 def number_at(tensor: Tensor) -> int:
@@ -99,12 +127,16 @@ def number_at(tensor: Tensor) -> int:
     return tensor.data_ptr() | (tensor.dtype == torch.float64)
 
 
-def target(device: torch.device) -> tuple[str, int]:
-    """Triton's backend for a device, and its threads a warp: 32, on some AMD devices 64."""
+def target(device: torch.device) -> Target:
+    """What kernels for this device, the current one, are compiled for."""
     if device.type != "cuda":
-        return "interpreter", 32
+        return Target("interpreter", 32, 0)
     found = triton.runtime.driver.active.get_current_target()
-    return found.backend, int(found.warp_size)
+    needed = bytes_needed(
+        triton.testing.get_dram_gbps(device.index) * 1e9,
+        torch.cuda.get_device_properties(device).multi_processor_count,
+    )
+    return Target(found.backend, int(found.warp_size), needed)
 
 
 def norm_lanes(itemsize: int, warp_size: int) -> dict[str, int]:
@@ -195,8 +227,9 @@ class Bucket:
 
     def _place(self, reals: int) -> None:
         """The tables that never change: which block is whose, and every tensor's row."""
-        self._backend, self._warp_size = target(self.device)
-        self._lanes = lanes(self._itemsizes, self._warp_size, self._stored is not None)
+        self._target = target(self.device)
+        warp_size = self._target.warp_size
+        self._lanes = lanes(self._itemsizes, warp_size, self._stored is not None)
         numbers = np.array([s.param.numel() * reals for s in self.slots], np.int64)
         self._numbers = numbers
         self._blocks, self._ends = self._numbered(self._lanes["BLOCK"])
@@ -204,7 +237,7 @@ class Bucket:
         self._rows = constant(np.array(rows, np.int64), self.device)
         self._nothing = torch.zeros((), device=self.device)  # stands in where there is no scaler
         self.norm_blocks = -(-numbers // norm.NORM_BLOCK.value)
-        self._norm_lanes = norm_lanes(self._itemsizes[1], self._warp_size)
+        self._norm_lanes = norm_lanes(self._itemsizes[1], warp_size)
         self._sums: Tensor | None = None
         self._tracked = np.zeros(len(self.slots), bool)  # who had a gradient in the last step
         if self._switches.TRACKS:
@@ -280,7 +313,6 @@ class Bucket:
     def _calls(self, scaler: Scaler) -> list[Call]:
         """The kernels of a step."""
         device, rule, mode = self._table.device, RULES[self.rule], scaler.mode
-        tile = tile_for(self._itemsizes, self._switches, self._stored is not None)
         found_inf, grad_scale = (
             self._nothing if t is None else t.to(self.device, torch.float32, non_blocking=True)
             for t in scaler
@@ -306,7 +338,7 @@ class Bucket:
             arguments += [self._unwritten, self._begins]
             arguments += [self._places, device.get("seeds"), self._keys]
             programs = -(-count // COUNT_BLOCK)
-            constants |= options(self._backend, COUNT_WARPS)
+            constants |= options(self._target.backend, COUNT_WARPS)
             found.append(Call(kernel.count_steps, programs, arguments, constants))
         constants = {
             "RULE": rule.update,
@@ -320,7 +352,7 @@ class Bucket:
             **self._switches._asdict(),
             "MEASURES": False,
             **self._lanes,
-            **options(self._backend, tile.warps, tile.registers),
+            **self._shape(self._switches.TRACKS),
         }
         arguments = [self._blocks, self._rows, device["grads"], self._scalars, self._keys]
         arguments += [found_inf, grad_scale]
@@ -333,17 +365,19 @@ class Bucket:
         found.append(Call(kernel.multi_tensor, len(self._blocks), arguments, constants))
         return found
 
+    def _shape(self, sums_up: bool) -> dict[str, Any]:
+        return shape(self._itemsizes, sums_up, self._stored is not None, self._target)
+
     def _measuring(self, arguments: list[Any], constants: dict[str, Any]) -> list[Call]:
         """What comes before the update whose arguments and constants these are."""
-        rule, compact = RULES[self.rule], self._stored is not None
-        tile = tile_for(self._itemsizes, self._switches._replace(TRACKS=True), compact)
+        rule = RULES[self.rule]
         measuring = {"RULE": rule.measured, "CLEARS": False, "TRACKS": False, "MEASURES": True}
-        measuring |= options(self._backend, tile.warps, tile.registers)
+        measuring |= self._shape(sums_up=True)
         completing = {
             "COMPLETED": rule.completed,
             "SCALARS": constants["SCALARS"],
             "BLOCK": COMPLETE_BLOCK,
-            **options(self._backend, 1),
+            **options(self._target.backend, 1),
         }
         tables = [self._norm_ends, self._norms, self._scalars]
         programs = len(self._blocks)
@@ -368,7 +402,7 @@ class Bucket:
             "DTYPE": ELEMENTS[dtype],
             "COMPUTE": ELEMENTS[compute_type([dtype])],
             **self._norm_lanes,
-            **options(self._backend, NORM_WARPS),
+            **options(self._target.backend, NORM_WARPS),
         }
         return Call(norm.square_sums, len(self._norm_programs), arguments, constants)
 
