@@ -36,7 +36,7 @@ MEASUREMENTS: dict[str, list[str]] = {
     "others": ["others", "--budget", "0.5", "--only", "resnet50", *ONCE],
     "micro": ["micro", "--budget", "0.3", *ONCE],
     "profile": ["profile", "--budget", "0.3"],
-    "import": ["import"],
+    "import": ["import", "--budget", "15"],
 }
 
 

@@ -1,6 +1,6 @@
 """Tiles of the Triton kernel on this GPU: rows, a step with another tile, the run, the table.
 
-Fastopt races itself: with the tile of bucket.py, under the name fastopt, and with every number of
+Fastopt races itself: with the tile of tiles.py, under the name fastopt, and with every number of
 warps and of bytes that a thread takes of the widest stream. Results do not hang on the tile, and
 are checked as always.
 """
@@ -64,15 +64,15 @@ ROWS = [
 @contextmanager
 def tile(row: Row, warps: int, thread_bytes: int) -> Iterator[None]:
     """Launches of the row's size with this tile, and what is planned meanwhile."""
-    from fastopt.backends.triton import bucket  # imports Triton
+    from fastopt.backends.triton import tiles  # imports Triton
 
-    tiles = bucket.COMPACT_TILES if row.compact else bucket.TILES
-    usual = tiles[row.itemsize]
-    tiles[row.itemsize] = usual._replace(warps=warps, thread_bytes=thread_bytes)
+    by_size = tiles.COMPACT_TILES if row.compact else tiles.TILES
+    usual = by_size[row.itemsize]
+    by_size[row.itemsize] = usual._replace(warps=warps, thread_bytes=thread_bytes)
     try:
         yield
     finally:
-        tiles[row.itemsize] = usual
+        by_size[row.itemsize] = usual
 
 
 def tiled(make: Maker, row: Row, warps: int, thread_bytes: int) -> Maker:

@@ -62,7 +62,7 @@ class Target:
     @property
     def bytes_needed(self) -> float:
         """Bytes that one processor must have under way to keep its share of the memory busy."""
-        from fastopt.backends.triton.bucket import bytes_needed
+        from fastopt.backends.triton.tiles import bytes_needed
 
         return bytes_needed(self.bandwidth, self.processors)
 
@@ -179,7 +179,7 @@ def compile_case(case: Case) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from fastopt.backends.triton import bucket, kernel, norm
+    from fastopt.backends.triton import kernel, norm, tiles
     from fastopt.backends.triton.calls import options
     from fastopt.backends.triton.passes import Switches
     from fastopt.backends.triton.rules import RULES
@@ -192,17 +192,17 @@ def compile_case(case: Case) -> Any:
     types = dict.fromkeys(["blocks", "rows", "grads"], "*i64")
     if case.rule == NORM:
         function = norm.square_sums
-        shape = options(target.backend, bucket.NORM_WARPS)
+        shape = options(target.backend, tiles.NORM_WARPS)
         constants |= {"WIDTH": 4, "DTYPE": elements[case.dtype]}
-        constants |= bucket.norm_lanes(item_bytes[0], target.warp)
+        constants |= tiles.norm_lanes(item_bytes[0], target.warp)
         types |= {"first_sums": "*i64", "sums": "*fp64", "nonfinite": "*i32"}
     else:
         function = kernel.multi_tensor
         switches = Switches(*(name in case.passes for name in Switches._fields))
         compact = case.stored is not None
         measures = MEASURES in case.passes
-        compiled_for = bucket.Target(target.backend, target.warp, target.bytes_needed)
-        shape = bucket.shape(item_bytes, case.sums_up, compact, compiled_for)
+        compiled_for = tiles.Target(target.backend, target.warp, target.bytes_needed)
+        shape = tiles.shape(item_bytes, case.sums_up, compact, compiled_for)
         constants |= {
             "RULE": RULES[case.rule].measured if measures else RULES[case.rule].update,
             MEASURES: measures,
@@ -213,7 +213,7 @@ def compile_case(case: Case) -> Any:
             "STORED": case.stored,
             "SCALER": case.scaler,
             **switches._asdict(),
-            **bucket.lanes(item_bytes, target.warp, compact),
+            **tiles.lanes(item_bytes, target.warp, compact),
         }
         scalar = "fp64" if _core.waits_for_norms(case.rule) else compute
         types |= {"scalars": f"*{scalar}", "keys": "*i64"}
@@ -265,7 +265,7 @@ HIP_SPILLS = r"\.(?:vgpr_spill_count|sgpr_spill_count|private_segment_fixed_size
 
 def inspect(case: Case) -> Code:
     """Compile a case and check all that is promised of its code."""
-    from fastopt.backends.triton import bucket
+    from fastopt.backends.triton import tiles
 
     compiled = compile_case(case)
     code = Code(case)
@@ -282,12 +282,12 @@ def inspect(case: Case) -> Code:
         inexact = re.findall(HIP_INEXACT, compiled.asm["llir"])
     sizes = [ITEM_BYTES[dtype] for dtype in case.streams]
     if case.rule == NORM:  # a copy for aligned, whole blocks; the other takes single elements
-        threads, copies, written = bucket.NORM_WARPS * case.target.warp, 1, []
-        elements, vector = bucket.NORM_BYTES // threads // sizes[0], 16 // sizes[0]
+        threads, copies, written = tiles.NORM_WARPS * case.target.warp, 1, []
+        elements, vector = tiles.NORM_BYTES // threads // sizes[0], 16 // sizes[0]
     else:  # full blocks, and but for compact ones the tail's whole vectors: a copy of every access
         compact = case.stored is not None
-        tile = bucket.tile_for(sizes, compact)
-        lanes = bucket.lanes(sizes, case.target.warp, compact)
+        tile = tiles.tile_for(sizes, compact)
+        lanes = tiles.lanes(sizes, case.target.warp, compact)
         threads, copies = tile.warps * case.target.warp, 1 if compact else 2
         elements, vector = lanes["BLOCK"] // threads, lanes["VECTOR"]
         writes_grad = case.scaler == 2 or "CLEARS" in case.passes
@@ -312,7 +312,7 @@ def inspect(case: Case) -> Code:
     if inexact:
         code.faults.append(f"inexact arithmetic: {sorted(set(inexact))}")
     if not case.sums_up:  # whose sums need registers and go through shared memory
-        if code.in_flight < (1 if case.stored is None else bucket.COMPACT_PART):
+        if code.in_flight < (1 if case.stored is None else tiles.COMPACT_PART):
             code.faults.append(
                 f"{code.registers} registers keep only {code.in_flight:.0%} under way"
             )

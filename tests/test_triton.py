@@ -267,14 +267,14 @@ def test_the_gpu_suites_rows(timed: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_tunings_rows(index: int) -> None:
     """In whole tensors and in bytes; on CPU tensors, so that the tile is changed and never seen."""
     from benchmarks import method, tuning
-    from fastopt.backends.triton import bucket
+    from fastopt.backends.triton import tiles
 
-    usual = {**bucket.TILES}, {**bucket.COMPACT_TILES}
+    usual = {**tiles.TILES}, {**tiles.COMPACT_TILES}
     row = tuning.ROWS[index]
     found = {"id": row.id, **tuning.run_row(row, method.QUICK, "cpu", method.timed)}
     assert (found["verdict"], found["wrong"], found["absent"]) == ("right", [], {})
     assert len(found["samples"]) == 2 + len(tuning.WARPS) * len(tuning.BYTES)
-    assert usual == ({**bucket.TILES}, {**bucket.COMPACT_TILES})
+    assert usual == ({**tiles.TILES}, {**tiles.COMPACT_TILES})
     shown = tuning.table({"rows": [found]})
     assert shown["quickest"][0] == found["best"]
 

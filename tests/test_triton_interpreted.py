@@ -23,11 +23,11 @@ from fastopt import _core
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
 
-from fastopt.backends.triton import bucket, rules, tables
+from fastopt.backends.triton import rules, tables, tiles
 
 pytestmark = pytest.mark.parity
 
-BLOCK = bucket.lanes([4], 32)["BLOCK"]
+BLOCK = tiles.lanes([4], 32)["BLOCK"]
 
 Make = Callable[[], torch.optim.Optimizer]
 
@@ -215,14 +215,14 @@ def test_the_tunings_tiles(compact: bool) -> None:
     row = Row("", "", "fp32", 4, compact)
     sizes, found = ([4, 4, 1, 1] if compact else [4, 4, 4, 4]), []
     for warps, thread_bytes in ((1, 16), (8, 64)):
-        usual = bucket.lanes(sizes, 32, compact)
+        usual = tiles.lanes(sizes, 32, compact)
         p = torch.nn.Parameter(torch.linspace(-1, 1, 5003))
         p.grad = p.detach().sin()
         made = fastopt.Adam([p], state_bits=8 if compact else None)
         with tile(row, warps, thread_bytes):
-            assert bucket.lanes(sizes, 32, compact)["BLOCK"] == warps * 32 * thread_bytes // 4
+            assert tiles.lanes(sizes, 32, compact)["BLOCK"] == warps * 32 * thread_bytes // 4
             made.step()
-        assert bucket.lanes(sizes, 32, compact) == usual
+        assert tiles.lanes(sizes, 32, compact) == usual
         found.append(p.detach())
     assert torch.equal(*found)
 

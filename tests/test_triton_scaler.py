@@ -31,7 +31,7 @@ from fastopt.formats import key, mix64
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
 
-from fastopt.backends.triton import bucket, kernel, rules
+from fastopt.backends.triton import bucket, kernel, rules, tiles
 from fastopt.backends.triton.formats import WORDS
 
 pytestmark = pytest.mark.parity
@@ -142,7 +142,7 @@ def test_scalars_on_the_device(rule: str) -> None:
         HYPER=len(hyper[0]) - 1,
         CARRIED=count,
         SCALER=0,
-        BLOCK=bucket.COUNT_BLOCK,
+        BLOCK=tiles.COUNT_BLOCK,
     )
     assert carried[3] == before[3]
     assert fresh.tolist() == [0, 0, 0, 1]

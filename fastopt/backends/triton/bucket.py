@@ -1,73 +1,24 @@
-"""The tensors of one launch: tuning constants, then the bucket's tables, compiling and launch."""
+"""The tensors of one launch: the bucket, its tables, its kernels, compiling and launch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import triton
 import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ... import _core
 from ...stepping import Scaler
-from . import calls, formats, freshness, kernel, norm
+from . import calls, formats, freshness, kernel, norm, tiles
 from .calls import Call, options
 from .passes import Passes, Switches
 from .rules import RULES
 from .slots import Slot
 from .tables import Table, constant
-
-
-class Tile(NamedTuple):
-    """How a program works: warps, bytes a thread takes of a stream."""
-
-    warps: int
-    thread_bytes: int  # of the widest stream
-
-
-class Target(NamedTuple):
-    """What kernels are compiled for."""
-
-    backend: str  # Triton's
-    warp_size: int
-    bytes_needed: float  # under way on a processor, to keep its share of the memory busy
-
-
-# By the size of the widest element. Not timed: chosen by the codegen check. Two 128-bit accesses a
-# thread and stream halve the table look-ups, a chain of three dependent loads, that one would pay;
-# four need registers for 32 lanes of 16 bits a stream. 4 warps are Triton's default, with
-# exceptions: in float32 on sm_90, AMSGrad then spills 8 bytes a thread; 8 warps of 16-bit elements
-# are too coarse for sm_100 (76 % of the bytes it needs under way).
-TILES = {2: Tile(4, 32), 4: Tile(8, 32), 8: Tile(4, 32)}
-COMPACT_TILES = {2: Tile(1, 32), 4: Tile(1, 32)}
-# From the first byte asked for until it is there, under load: between 0.6 and 0.9 us are published
-# for data-centre devices; not measured here.
-LATENCY = 1e-6
-# Part of the bytes that must be under way for compact kernels: Adam in bytes has some 110
-# instructions an element, for which sm_100 takes longer than for the element's bytes, so that it
-# reads at no more than half of its bandwidth.
-COMPACT_PART = 0.5
-# Of a processor, and of a thread at most: CUDA's. Left alone, ptxas spills a few to run more
-# programs, by versions other ones.
-REGISTERS, THREAD_REGISTERS = 65536, 255
-# Threads that a processor has room for at least, so that they hide each other's look-ups: compact
-# Adam by noise and four states of float64 take up to 190 registers each.
-THREADS = 256
-# Tensors a program of count_steps looks after; it is all latency, so any value near this will do.
-COUNT_BLOCK = 128
-COUNT_WARPS = 4
-# Sums that a program of complete_scalars takes at a time, a number a thread of its one warp. Not
-# timed either.
-COMPLETE_BLOCK = 32
-# Bytes of a gradient that a program of square_sums takes, of one warp: 16 accesses a thread, all
-# under way at once, and no barrier. Not timed either.
-NORM_BYTES = 8192
-NORM_WARPS = 1
 
 ELEMENTS = {
     torch.float32: tl.float32,
@@ -83,69 +34,9 @@ def compute_type(dtypes: Collection[torch.dtype]) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
-def lanes(itemsizes: Collection[int], warp_size: int, compact: bool = False) -> dict[str, int]:
-    """The kernel's constants for streams of these sizes: BLOCK a program, VECTOR, SINGLES."""
-    widest = max(itemsizes)
-    tile = tile_for(itemsizes, compact)
-    threads = tile.warps * warp_size
-    return {
-        "BLOCK": tile.thread_bytes // widest * threads,
-        "VECTOR": 16 // widest,
-        "SINGLES": max(threads, formats.BLOCK.value) if compact else threads,
-    }
-
-
-def bytes_needed(bandwidth: float, processors: int) -> float:
-    """Bytes that a processor must have under way, of a device that moves so many a second."""
-    return bandwidth * LATENCY / processors
-
-
-def tile_for(itemsizes: Collection[int], compact: bool) -> Tile:
-    """How programs work on streams of these sizes."""
-    return (COMPACT_TILES if compact else TILES)[max(itemsizes)]
-
-
-def shape(
-    itemsizes: Collection[int], sums_up: bool, compact: bool, target: Target
-) -> dict[str, Any]:
-    """The options of a launch: its warps, and as many registers a thread as leave room for the
-    threads that keep the memory busy.
-    """
-    tile = tile_for(itemsizes, compact)
-    threads = tile.warps * target.warp_size
-    programs = THREADS / threads
-    if not sums_up:  # sums in float64 want the registers
-        asked = tile.thread_bytes // max(itemsizes) * sum(itemsizes) * threads
-        needed = target.bytes_needed * (COMPACT_PART if compact else 1)
-        programs = max(programs, needed / asked)
-    registers = REGISTERS // (math.ceil(programs) * threads) // 8 * 8
-    return options(target.backend, tile.warps, min(THREAD_REGISTERS, registers))
-
-
 def number_at(tensor: Tensor) -> int:
     """A number's address, with its lowest bit set where it is float64."""
     return tensor.data_ptr() | (tensor.dtype == torch.float64)
-
-
-def target(device: torch.device) -> Target:
-    """What kernels for this device, the current one, are compiled for."""
-    if device.type != "cuda":
-        return Target("interpreter", 32, 0)
-    found = triton.runtime.driver.active.get_current_target()
-    needed = bytes_needed(
-        triton.testing.get_dram_gbps(device.index) * 1e9,
-        torch.cuda.get_device_properties(device).multi_processor_count,
-    )
-    return Target(found.backend, int(found.warp_size), needed)
-
-
-def norm_lanes(itemsize: int, warp_size: int) -> dict[str, int]:
-    """The constants of square_sums: COUNT blocks a program, in slices of a 128-bit access each."""
-    block = norm.NORM_BLOCK.value
-    return {
-        "COUNT": max(1, NORM_BYTES // (block * itemsize)),
-        "SLICE": min(block, 16 // itemsize * warp_size),
-    }
 
 
 class Bucket:
@@ -227,9 +118,9 @@ class Bucket:
 
     def _place(self, reals: int) -> None:
         """The tables that never change: which block is whose, and every tensor's row."""
-        self._target = target(self.device)
+        self._target = tiles.target(self.device)
         warp_size = self._target.warp_size
-        self._lanes = lanes(self._itemsizes, warp_size, self._stored is not None)
+        self._lanes = tiles.lanes(self._itemsizes, warp_size, self._stored is not None)
         numbers = np.array([s.param.numel() * reals for s in self.slots], np.int64)
         self._numbers = numbers
         self._blocks, self._ends = self._numbered(self._lanes["BLOCK"])
@@ -237,7 +128,7 @@ class Bucket:
         self._rows = constant(np.array(rows, np.int64), self.device)
         self._nothing = torch.zeros((), device=self.device)  # stands in where there is no scaler
         self.norm_blocks = -(-numbers // norm.NORM_BLOCK.value)
-        self._norm_lanes = norm_lanes(self._itemsizes[1], warp_size)
+        self._norm_lanes = tiles.norm_lanes(self._itemsizes[1], warp_size)
         self._sums: Tensor | None = None
         self._tracked = np.zeros(len(self.slots), bool)  # who had a gradient in the last step
         if self._switches.TRACKS:
@@ -331,14 +222,14 @@ class Bucket:
                 "HYPER": device["hyper"].shape[1] - 1,
                 "CARRIED": self._carried.shape[1],
                 "SCALER": mode,
-                "BLOCK": COUNT_BLOCK,
+                "BLOCK": tiles.COUNT_BLOCK,
             }
             count = len(self.slots)
             arguments: list[Any] = [count, device["grads"], *tensors, self._scalars, found_inf]
             arguments += [self._unwritten, self._begins]
             arguments += [self._places, device.get("seeds"), self._keys]
-            programs = -(-count // COUNT_BLOCK)
-            constants |= options(self._target.backend, COUNT_WARPS)
+            programs = -(-count // tiles.COUNT_BLOCK)
+            constants |= options(self._target.backend, tiles.COUNT_WARPS)
             found.append(Call(kernel.count_steps, programs, arguments, constants))
         constants = {
             "RULE": rule.update,
@@ -366,7 +257,7 @@ class Bucket:
         return found
 
     def _shape(self, sums_up: bool) -> dict[str, Any]:
-        return shape(self._itemsizes, sums_up, self._stored is not None, self._target)
+        return tiles.shape(self._itemsizes, sums_up, self._stored is not None, self._target)
 
     def _measuring(self, arguments: list[Any], constants: dict[str, Any]) -> list[Call]:
         """What comes before the update whose arguments and constants these are."""
@@ -376,7 +267,7 @@ class Bucket:
         completing = {
             "COMPLETED": rule.completed,
             "SCALARS": constants["SCALARS"],
-            "BLOCK": COMPLETE_BLOCK,
+            "BLOCK": tiles.COMPLETE_BLOCK,
             **options(self._target.backend, 1),
         }
         tables = [self._norm_ends, self._norms, self._scalars]
@@ -402,7 +293,7 @@ class Bucket:
             "DTYPE": ELEMENTS[dtype],
             "COMPUTE": ELEMENTS[compute_type([dtype])],
             **self._norm_lanes,
-            **options(self._target.backend, NORM_WARPS),
+            **options(self._target.backend, tiles.NORM_WARPS),
         }
         return Call(norm.square_sums, len(self._norm_programs), arguments, constants)
 
