@@ -268,7 +268,7 @@ void Batch::share(int64_t from, int64_t to, Sweep sweep) {
     const int64_t first = measures ? entry.first_norm : entry.first_sum;
     if (measures && first < 0) continue;
     const bool sums_up = first >= 0;
-    double* const all = (measures ? norms_ : sums_).data() + first;
+    double* const all = sums_up ? (measures ? norms_ : sums_).data() + first : nullptr;
     const int64_t grain = sums_up ? kSumGrain : kShareGrain;
     const auto rounded = [&](int64_t offset) {
       return std::min(entry.run.count, (offset + grain - 1) / grain * grain);
