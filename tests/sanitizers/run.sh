@@ -27,7 +27,8 @@ runtime() {
 without=(
   # They time, draw and train for minutes, and reach no line of the core that the others do not.
   --ignore-glob='tests/test_benchmarks*' --ignore=tests/test_demo.py --ignore=tests/test_readme.py
-  --ignore=tests/test_pages.py
+  --ignore=tests/test_pages.py --ignore=tests/test_faq.py --ignore=tests/test_docstrings.py
+  --ignore=tests/test_insight.py
   # Triton's interpreter is Python; the core's part in it, rows.cpp, is in test_triton_scaler.py.
   --ignore=tests/test_triton_interpreted.py --ignore=tests/test_triton_passes.py
   # Resident memory grows by design: freed memory waits in a quarantine, shadow memory is touched.

@@ -48,8 +48,8 @@ COMPACT_PART = 0.5
 # Of a processor, and of a thread at most: CUDA's. Left alone, ptxas spills a few to run more
 # programs, by versions other ones.
 REGISTERS, THREAD_REGISTERS = 65536, 255
-# Threads that a processor has room for at least, so that they hide each other's look-ups: compact
-# Adam by noise and four states of float64 take up to 190 registers each.
+# Threads that a processor has room for at least, so that they hide each other's look-ups. More
+# would spill: of 384, which may have 168 registers, compact Adam did, that takes 192 to 238.
 THREADS = 256
 # Tensors a program of count_steps looks after; it is all latency, so any value near this will do.
 COUNT_BLOCK = 128
