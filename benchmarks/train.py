@@ -41,7 +41,7 @@ WARM_UP = 3
 CHECKED = 10
 LOSS_TOLERANCE = 1e-5
 # Over these steps states of 8 bits moved the loss by 2.8e-5.
-COMPACT_TOLERANCE = 1e-3
+COMPACT_TOLERANCE = 1e-4
 
 
 def _digits(seed: int) -> Batches:

@@ -191,13 +191,11 @@ void Batch::measure_tensors(size_t from, size_t to, int threads, const Agree& ag
 
 // Up to which entry the cache still holds at its update what was measured, `from` on.
 size_t Batch::cached_from(size_t from, int threads) const {
-  int64_t bytes = 0;
   size_t to = from;
-  do {
+  for (int64_t bytes = 0; to < entries_.size() && bytes < threads * kCachedBytes; ++to) {
     const Entry& entry = entries_[to];
     for (int k = 0; k < entry.stream_count; ++k) bytes += entry.run.count * entry.bytes(k);
-    ++to;
-  } while (to < entries_.size() && bytes < threads * kCachedBytes);
+  }
   return to;
 }
 
@@ -206,12 +204,14 @@ void Batch::run(int threads, bool share_memory, const Agree& agree) {
   int64_t total = 0;
   for (const Entry& entry : entries_) ends_.push_back(total += entry.run.count);
   if (!share_memory) {
-    for (size_t from = 0, to; from < entries_.size(); from = to) {
+    // Once even where there is no entry: the other processes wait for this one to agree.
+    size_t from = 0, to;
+    do {
       to = waits_ && !agree ? cached_from(from, threads) : entries_.size();
       measure_tensors(from, to, threads, agree);
       for (size_t i = from; i < to; ++i) write_numbers(entries_[i]);
       go_over(from, to, threads, Sweep::passes);
-    }
+    } while ((from = to) < entries_.size());
     return begin_averages();
   }
   // As torch's loop does: one parameter after the other, each with the numbers that the one before

@@ -1,5 +1,5 @@
 // A batch: the share of a step that this CPU does: tensors as they are added, then their norm, then
-// all of them updated in one parallel region.
+// all of them updated in one parallel region; by rules that wait, a cacheful after the other.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -55,8 +55,8 @@ class Batch {
   // Makes of what is here what all processes that hold a part of these tensors have.
   using Agree = std::function<void(std::vector<TensorSums>&)>;
 
-  // Count the steps and update every parameter: all at once, or, where they share memory, one after
-  // the other. Writes memory; touches no Python object.
+  // Count the steps and update every parameter; where they share memory, one after the other.
+  // Writes memory; touches no Python object.
   void run(int threads, bool share_memory, const Agree& agree = {});
 
   struct Stats {

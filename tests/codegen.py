@@ -130,6 +130,11 @@ class Case:
             found.append((byte if bits == 8 else "bfloat16", rounds, 0))
         return (*found, *[None] * ("AVERAGES" in self.passes))
 
+    @property
+    def rests(self) -> list[int]:
+        """Bytes an element of second planes, but for scales."""
+        return [RESTS[stored[0]] for stored in self.stored or () if stored and stored[0] in RESTS]
+
     def __str__(self) -> str:
         about = f"{self.target.name} {self.rule} variant {self.variant} {self.dtype}"
         return f"{about}, scaler {self.scaler}, passes {', '.join(self.passes) or 'none'}"
@@ -202,7 +207,7 @@ def compile_case(case: Case) -> Any:
         compact = case.stored is not None
         measures = MEASURES in case.passes
         compiled_for = tiles.Target(target.backend, target.warp, target.bytes_needed)
-        shape = tiles.shape(item_bytes, case.sums_up, compact, compiled_for)
+        shape = tiles.shape(item_bytes, sum(case.rests), case.sums_up, compact, compiled_for)
         constants |= {
             "RULE": RULES[case.rule].measured if measures else RULES[case.rule].update,
             MEASURES: measures,
@@ -291,9 +296,8 @@ def inspect(case: Case) -> Code:
         threads, copies = tile.warps * case.target.warp, 1 if compact else 2
         elements, vector = lanes["BLOCK"] // threads, lanes["VECTOR"]
         writes_grad = case.scaler == 2 or "CLEARS" in case.passes
-        rest = [RESTS[stored[0]] for stored in case.stored or () if stored and stored[0] in RESTS]
-        written = (sizes if writes_grad else [sizes[0], *sizes[2:]]) + rest
-        sizes = sizes + rest
+        written = (sizes if writes_grad else [sizes[0], *sizes[2:]]) + case.rests
+        sizes = sizes + case.rests
         if MEASURES in case.passes:  # which may not look at the states
             sizes, written = sizes[:2], []
     for (what, name, streams), width in product(

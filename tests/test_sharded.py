@@ -152,6 +152,25 @@ def check_agreement() -> None:
     assert twins.together.skipped_steps == 1
 
 
+def check_waiting() -> None:
+    """Rules that wait for norms, where a process has nothing to measure and others wait for it: its
+    one shard is empty and has no gradient.
+    """
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for cls in (fastopt.LAMB, fastopt.LARS):
+        whole = torch.nn.Parameter(values((1, 64), torch.float32, seed=0))
+        part = torch.nn.Parameter(distribute_tensor(whole.detach().clone(), mesh, [Shard(0)]))
+        alone, together = cls([whole], weight_decay=0.1), cls([part], weight_decay=0.1)
+        for k in range(2):
+            whole.grad = values((1, 64), torch.float32, seed=1 + k)
+            part.grad = distribute_tensor(whole.grad, mesh, [Shard(0)])
+            if part.to_local().numel() == 0:
+                part.grad = None
+            alone.step()
+            together.step()
+        same(whole.detach(), part.detach(), cls.__name__)
+
+
 def check_norm_group() -> None:
     """Plain tensors that are one process's own, as pipeline stages have them."""
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -254,7 +273,7 @@ def check_modes() -> None:
 
 SHARDED = [(8, 64), (1, 64)]
 CHECKS: dict[int, list[Callable[[], None]]] = {
-    2: [check_layouts, check_norm_group, check_partial_gradients, check_modes],
+    2: [check_layouts, check_waiting, check_norm_group, check_partial_gradients, check_modes],
     4: [check_layouts, check_agreement, check_averages],
 }
 

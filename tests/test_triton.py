@@ -188,6 +188,20 @@ def absent_gpu(monkeypatch: pytest.MonkeyPatch) -> AbsentGPU:
     return gpu
 
 
+@needs_triton
+def test_the_bytes_that_a_gpu_must_have_under_way(
+    absent_gpu: AbsentGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what its driver says: here what H100's data sheet does."""
+    from fastopt.backends.triton import tiles
+
+    about = {"mem_clock_rate": 2_619_000, "mem_bus_width": 5120, "multiprocessor_count": 132}
+    monkeypatch.setattr(absent_gpu.utils, "get_device_properties", lambda device: about)
+    found = tiles.target(torch.device("cuda", 0))
+    assert found[:2] == ("cuda", 32)
+    assert found.bytes_needed == pytest.approx(3.35e12 * 1e-6 / 132, rel=1e-3)
+
+
 def with_gradient(name: str, dtype: torch.dtype = torch.float32) -> tuple[str, torch.nn.Parameter]:
     p = parameter((3,), torch.float32, seed=0)
     p.grad_dtype = dtype

@@ -257,7 +257,10 @@ class Bucket:
         return found
 
     def _shape(self, sums_up: bool) -> dict[str, Any]:
-        return tiles.shape(self._itemsizes, sums_up, self._stored is not None, self._target)
+        compact = self._stored is not None
+        low = self.slots[0].seconds[0] if compact else None
+        low_bytes = 0 if low is None else low.element_size()
+        return tiles.shape(self._itemsizes, low_bytes, sums_up, compact, self._target)
 
     def _measuring(self, arguments: list[Any], constants: dict[str, Any]) -> list[Call]:
         """What comes before the update whose arguments and constants these are."""

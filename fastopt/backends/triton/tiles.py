@@ -44,7 +44,7 @@ LATENCY = 1e-6
 # Part of the bytes that must be under way for compact kernels: Adam in bytes has some 110
 # instructions an element, for which sm_100 takes longer than for the element's bytes, so that it
 # reads at no more than half of its bandwidth.
-COMPACT_PART = 0.5
+COMPACT_PART = 0.6
 # Of a processor, and of a thread at most: CUDA's. Left alone, ptxas spills a few to run more
 # programs, by versions other ones.
 REGISTERS, THREAD_REGISTERS = 65536, 255
@@ -85,16 +85,16 @@ def tile_for(itemsizes: Collection[int], compact: bool) -> Tile:
 
 
 def shape(
-    itemsizes: Collection[int], sums_up: bool, compact: bool, target: Target
+    itemsizes: Collection[int], low_bytes: int, sums_up: bool, compact: bool, target: Target
 ) -> dict[str, Any]:
     """The options of a launch: its warps, and as many registers a thread as leave room for the
-    threads that keep the memory busy.
+    threads that keep the memory busy. `low_bytes`: of what a weight lacks, an element.
     """
     tile = tile_for(itemsizes, compact)
     threads = tile.warps * target.warp_size
     programs = THREADS / threads
     if not sums_up:  # sums in float64 want the registers
-        asked = tile.thread_bytes // max(itemsizes) * sum(itemsizes) * threads
+        asked = tile.thread_bytes // max(itemsizes) * (sum(itemsizes) + low_bytes) * threads
         needed = target.bytes_needed * (COMPACT_PART if compact else 1)
         programs = max(programs, needed / asked)
     registers = REGISTERS // (math.ceil(programs) * threads) // 8 * 8
@@ -107,10 +107,9 @@ def target(device: torch.device) -> Target:
         return Target("interpreter", 32, 0)
     found, needed = triton.runtime.driver.active.get_current_target(), 0.0
     if found.backend == "cuda":  # of which alone the registers can be chosen
-        needed = bytes_needed(
-            triton.testing.get_dram_gbps(device.index) * 1e9,
-            torch.cuda.get_device_properties(device).multi_processor_count,
-        )
+        about = triton.runtime.driver.active.utils.get_device_properties(device.index)
+        bandwidth = triton.testing.get_dram_gbps(device.index) * 1e9
+        needed = bytes_needed(bandwidth, about["multiprocessor_count"])
     return Target(found.backend, int(found.warp_size), needed)
 
 
