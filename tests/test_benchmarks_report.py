@@ -154,7 +154,8 @@ def test_the_report_has_every_row(page: Page, records: dict[str, Record]) -> Non
     for row in records["curves"]["rows"]:
         assert has(row["sweep"], f"{row['x']:,}")
     for row in records["train"]["rows"]:
-        assert has(row["algorithm"], f"{row['loss_gaps']['fastopt']:.1e}")
+        optimizer = ", ".join(row["id"].split("/")[1:])  # and the bits of its states
+        assert has(optimizer, f"{row['loss_gaps']['fastopt']:.1e}")
     for row in records["quality"]["rows"]:
         for form in row.get("losses", [f"{row.get('bits')}-bit states"]):
             assert any(line[1] == form for line in page.lines if len(line) > 1)
