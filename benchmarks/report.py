@@ -71,7 +71,7 @@ IN_DOCUMENTS = (
 )
 # Whose rows have one ratio each, which machines can be compared by.
 COMPARED = ("cpu", "compact", "tail")
-RATIO, BY = "ratio [quartiles]", ["work", "optimizer"]
+RATIO, FLOOR, BY = "ratio [quartiles]", "time / floor", ["work", "optimizer"]
 
 # Pictures are drawn for white; on a dark page their lightness is turned around, their hues kept.
 STYLE = """
@@ -108,38 +108,57 @@ def document(found: Record) -> str:
 
 
 def side_by_side(records: Sequence[Record]) -> str:
-    """Of each kind with records of several machines or instruction sets a table, a column each."""
+    """Of each kind with records of several machines or instruction sets a table, a column each.
+
+    A cell has the ratio and the time over the floor. Peers and goals that differ between machines
+    are named in the order of their columns.
+    """
     by_kind = defaultdict(list)
     for found in records:
         if found["kind"] in COMPARED:
             by_kind[found["kind"]].append(found)
-    sections = []
-    for kind, several in by_kind.items():
-        if len(several) < 2:
-            continue
-        tables = []
-        for found in several:
-            table = TABLES[kind](found)
-            table["optimizer"] = table["optimizer"].str.replace(r", forced \w+", "", regex=True)
-            table[RATIO] += ", " + table["against"]
-            tables.append(table.set_index(BY)[RATIO].rename(record.device(found)))
-        joined = pd.concat(tables, axis=1).fillna("").reset_index()
-        sections.append(f"### {kind}, side by side\n\n{markdown(joined)}")
-    return "\n".join(sections)
+    return "\n".join(_joined(several) for several in by_kind.values() if len(several) > 1)
+
+
+def _joined(records: Sequence[Record]) -> str:
+    tables = []
+    for found in records:
+        table = TABLES[found["kind"]](found).replace("short", "")  # which is bold
+        table["optimizer"] = table["optimizer"].str.replace(r", forced \w+", "", regex=True)
+        for more in (FLOOR, ""):
+            table[RATIO] = table[RATIO].where(table[more] == "", table[RATIO] + ", " + table[more])
+        tables.append(table.set_index(BY))
+
+    def named(column: str) -> pd.Series:
+        rows = pd.concat([table[column] for table in tables], axis=1).fillna("")
+        texts = [list(filter(None, row)) for row in rows.to_numpy()]
+        texts = [row[:1] if len(set(row)) == 1 else row for row in texts]
+        return pd.Series(map(" / ".join, texts), rows.index, name=column)
+
+    measured = [
+        table[RATIO].rename(record.device(found))
+        for table, found in zip(tables, records, strict=True)
+    ]
+    columns = [named("against"), named("goal"), *measured]
+    joined = pd.concat(columns, axis=1).fillna("").reset_index()
+    when = [heading(found).splitlines()[-1] for found in records]
+    return "\n\n".join([f"### {records[0]['kind']}, side by side", *when, markdown(joined)])
 
 
 def filled(text: str, records: Sequence[Record]) -> str:
     """A document whose tables stand between `<!-- table: KIND DEVICE -->` and `<!-- end -->`.
 
-    DEVICE is part of what a record's heading says it was measured on, where there are several.
+    DEVICE is part of what a record's heading says it was measured on; of a kind that can be
+    compared, records of several devices make one table, side by side.
     """
 
     def table(mark: re.Match[str]) -> str:
         kind, _, device = mark[1].partition(" ")
-        for found in records:
-            if found["kind"] == kind and device in record.device(found):
-                return f"<!-- table: {mark[1]} -->\n\n{document(found)}\n<!-- end -->"
-        raise SystemExit(f"no record given of {mark[1]!r}, which the document has a table of")
+        found = [r for r in records if r["kind"] == kind and device in record.device(r)]
+        if not found:
+            raise SystemExit(f"no record given of {mark[1]!r}, which the document has a table of")
+        text = side_by_side(found) or document(found[0])
+        return f"<!-- table: {mark[1]} -->\n\n{text}\n<!-- end -->"
 
     return re.sub(r"<!-- table: (.*?) -->.*?<!-- end -->", table, text, flags=re.S)
 
