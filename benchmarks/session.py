@@ -64,8 +64,8 @@ class Question:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Options of every command that measures."""
         parser.add_argument("--list", action="store_true", help="print the rows' ids and stop")
-        only = "rows whose id has this glob in it"
-        parser.add_argument("--only", metavar="PATTERN", default="*", help=only)
+        only = "rows whose id has one of these globs in it"
+        parser.add_argument("--only", metavar="PATTERN", nargs="+", default=["*"], help=only)
         quick = "tiny tensors: checks results, times mean nothing"
         parser.add_argument("--quick", action="store_true", help=quick)
         if self.plan:
@@ -88,12 +88,13 @@ class Question:
         if self.plan and not plan.quick:
             plan = replace(plan, budget=arguments.budget, placements=arguments.placements)
         made = self.rows(arguments, plan)
-        chosen = {k: made[k] for k in fnmatch.filter(made, f"*{arguments.only}*")}
+        named = {k for only in arguments.only for k in fnmatch.filter(made, f"*{only}*")}
+        chosen = {k: row for k, row in made.items() if k in named}
         if arguments.list:
             print("\n".join(chosen))
             return 0
         if not chosen:
-            raise SystemExit(f"no row matches {arguments.only!r}; see --list")
+            raise SystemExit(f"no row matches {' or '.join(arguments.only)!r}; see --list")
         forced: list[str] = getattr(arguments, "isa", None) or []
         found = record.header(self.kind, isa=forced, **asdict(plan)) | self.about() | {"rows": []}
         usual = f"build/benchmarks/{'-'.join([self.kind, *forced])}.json"

@@ -266,7 +266,8 @@ def test_a_document_without_its_record() -> None:
 
 
 def test_list_and_only() -> None:
-    assert run_benchmarks("cpu", "--list", "--only", "mlp").split() == [
+    assert run_benchmarks("cpu", "--list", "--only", "mlp", "gpt2/AdamW").split() == [
+        "gpt2/AdamW/fp32",
         "mlp/Adam/fp32",
         "mlp/RMSprop/fp32",
         "mlp/SGD-plain/fp32",
