@@ -57,6 +57,7 @@ QUESTIONS = [measured.QUESTION for measured in MEASURED]
 TABLES = {question.kind: question.table for question in QUESTIONS}
 # What of them documents leave out.
 DETAILS = ["fastopt us", "against us", "GB/s", "loss gap", "control's", "verdict"]
+DETAILS += ["source", "states", "bytes", "backends"]  # which docs/optimizers.md has
 IN_DOCUMENTS = (
     "cpu",
     "rules",
