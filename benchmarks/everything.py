@@ -21,7 +21,8 @@ HELP = "every measurement, its JSON, the pictures, the report, the documents' ta
 
 # By the name of their file: command and options. They are to end within 10 minutes on 2 cores, so
 # some rows stand for many, and quality's trainings (three minutes) are left to their own command.
-# Built anew for every placement cpu alone took 181 s, built once 74.
+# All took 567 s on 2 cores of an AMD EPYC (Zen 3), torch.compile's cache empty. Built anew for
+# every placement cpu alone took 181 s, built once 74 (Xeon).
 ONCE = ["--placements", "1"]
 # A row of GPT-2's 124M elements takes 13 s, most of it to build and to judge what is timed.
 STANDING = ["1x64M", "gpt2/AdamW", "resnet50", "100x", "1000x", "mlp", "bf16"]
