@@ -137,7 +137,7 @@ def _joined(records: Sequence[Record]) -> str:
         return pd.Series(map(" / ".join, texts), rows.index, name=column)
 
     measured = [
-        table[RATIO].rename(record.device(found))
+        table[RATIO].str.removeprefix(", ").rename(record.device(found))  # of a wrong row none
         for table, found in zip(tables, records, strict=True)
     ]
     columns = [named("against"), named("goal"), *measured]
