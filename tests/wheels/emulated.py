@@ -52,7 +52,7 @@ def check(wheel: Path, release: str) -> str:
     pip = next((root() / "usr/share/python-wheels").glob("pip-*.whl")) / "pip"
     install: list[str | Path] = ["install", "--quiet", "--only-binary=:all:", "--target", site]
     python(pip, *install, wheel, f"torch=={release}", *PACKAGES)
-    python("-m", "fastopt", path=str(site))
+    python("-m", "fastopt", path=str(site), cwd=tree)  # a checkout's own fastopt is not at hand
     quiet = ("-q", "-p", "no:cacheprovider")
     passed = last_line(python("-m", "pytest", *quiet, *TESTS, path=str(site), cwd=tree))
     shutil.rmtree(site)
