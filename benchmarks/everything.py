@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmarks.session import add_isa
 
-HELP = "every measurement, its JSON, the pictures, the report, the documents' tables"
+HELP = "every kind of measurement, its JSON, the pictures, the report, the documents' tables"
 
 # By the name of their file: command and options. They are to end within 10 minutes on 2 cores, so
 # some rows stand for many, and quality's trainings (three minutes) are left to their own command.

@@ -132,9 +132,11 @@ def _joined(records: Sequence[Record]) -> str:
 
     def named(column: str) -> pd.Series:
         rows = pd.concat([table[column] for table in tables], axis=1).fillna("")
-        texts = [list(filter(None, row)) for row in rows.to_numpy()]
-        texts = [row[:1] if len(set(row)) == 1 else row for row in texts]
-        return pd.Series(map(" / ".join, texts), rows.index, name=column)
+        texts = [
+            " / ".join(cell or "-" for cell in row) if len({*row} - {""}) > 1 else max(row)
+            for row in rows.to_numpy()
+        ]
+        return pd.Series(texts, rows.index, name=column)
 
     measured = [
         table[RATIO].str.removeprefix(", ").rename(record.device(found))  # of a wrong row none

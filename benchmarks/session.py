@@ -88,13 +88,15 @@ class Question:
         if self.plan and not plan.quick:
             plan = replace(plan, budget=arguments.budget, placements=arguments.placements)
         made = self.rows(arguments, plan)
-        named = {k for only in arguments.only for k in fnmatch.filter(made, f"*{only}*")}
-        chosen = {k: row for k, row in made.items() if k in named}
+        matched = {only: fnmatch.filter(made, f"*{only}*") for only in arguments.only}
+        for only, ids in matched.items():
+            if not ids:
+                raise SystemExit(f"no row matches {only!r}; see --list")
+        asked = set().union(*matched.values())
+        chosen = {k: row for k, row in made.items() if k in asked}
         if arguments.list:
             print("\n".join(chosen))
             return 0
-        if not chosen:
-            raise SystemExit(f"no row matches {' or '.join(arguments.only)!r}; see --list")
         forced: list[str] = getattr(arguments, "isa", None) or []
         found = record.header(self.kind, isa=forced, **asdict(plan)) | self.about() | {"rows": []}
         usual = f"build/benchmarks/{'-'.join([self.kind, *forced])}.json"
