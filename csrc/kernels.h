@@ -24,10 +24,10 @@ constexpr const char* kScaleSuffix = "_scale";
 constexpr const char* kCodesSuffix = "_codes";
 constexpr double kUnlimited = std::numeric_limits<double>::infinity();
 
-// How a run is gone over: the bare update, the update with all passes, or nothing but the norms
-// that it waits for.
-enum class Sweep { bare, passes, measure };
-constexpr int kSweeps = 3;
+// How a run is gone over: the bare update, that of a gradient which is unscaled or negated first,
+// the update with all passes, or nothing but the norms that it waits for.
+enum class Sweep { bare, prepared, passes, measure };
+constexpr int kSweeps = 4;
 
 // The passes around a rule's update, the same for every rule, in the order in which they happen.
 struct Passes {
@@ -58,8 +58,10 @@ struct Passes {
     return bits;
   }
 
-  // Whether they ask for more than the kernel of the bare update does.
-  Sweep sweep() const { return more() ? Sweep::passes : Sweep::bare; }
+  // The least that does what they ask for.
+  Sweep sweep() const {
+    return more() ? Sweep::passes : unscale || maximize ? Sweep::prepared : Sweep::bare;
+  }
   bool more() const {
     return clip_norm || max_grad_value != kUnlimited || l1 != 0 || average || clear_grads ||
            track_stats;

@@ -28,7 +28,7 @@ struct Around {
         clear(passes.clear_grads),
         track(passes.track_stats) {}
 
-  // What the update is given of a gradient; the bare one knows two of the passes only.
+  // What the update is given of a gradient; without kMore it knows the sign only.
   template <bool kMore = true>
   [[gnu::always_inline]] V prepared(V g, V p) const {
     if constexpr (kMore) {
