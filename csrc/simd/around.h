@@ -12,7 +12,7 @@ template <class V>
 struct Around {
   V grad_scale, clip_factor, max_grad_value, l1;
   Lerp<V> lerp;
-  bool unscale, clamp, maximize, penalise, average, clear, track;
+  bool unscale, clamp, maximize, penalise, adjusts, average, clear, track;
 
   explicit Around(const Passes& passes)
       : grad_scale(splat<V>(passes.grad_scale)),
@@ -24,20 +24,20 @@ struct Around {
         clamp(passes.max_grad_value != kUnlimited),
         maximize(passes.maximize),
         penalise(passes.l1 != 0),
+        adjusts(clamp || maximize || penalise),
         average(passes.average),
         clear(passes.clear_grads),
         track(passes.track_stats) {}
 
-  // What the update is given of a gradient; without kMore it knows the sign only.
+  // What the update is given of a gradient; without kMore, of its sign. One branch for all that is
+  // rare: with one each Adam with clipping took 10 % more in the caches (AVX2 on an EPYC).
   template <bool kMore = true>
   [[gnu::always_inline]] V prepared(V g, V p) const {
-    if constexpr (kMore) {
-      g *= clip_factor;  // exact where nothing is clipped: 1
-      if (rarely(clamp)) g = FASTOPT_ISA::clamp(g, max_grad_value);
-    }
-    if (rarely(maximize)) g = -g;
-    if constexpr (kMore) {
-      if (rarely(penalise)) g += p > 0 ? l1 : p < 0 ? -l1 : V{};
+    if (kMore) g *= clip_factor;  // exact where nothing is clipped: 1
+    if (rarely(adjusts)) {
+      if (kMore && clamp) g = FASTOPT_ISA::clamp(g, max_grad_value);
+      if (maximize) g = -g;
+      if (kMore && penalise) g += p > 0 ? l1 : p < 0 ? -l1 : V{};
     }
     return g;
   }
