@@ -16,7 +16,8 @@ def adadelta(p, g, states, scalars, VARIANT: tl.constexpr):
     square_avg = tl.fma(square_weight * g, g, rho * states[0])
     delta = divide(root(states[1] + eps), root(square_avg + eps)) * g
     acc_delta = tl.fma(square_weight * delta, delta, rho * states[1])
-    return tl.fma(-lr, delta, p), (square_avg, acc_delta)
+    # As fma(-lr, delta, p), of which ptxas for sm_100 in Triton 3.6 spilled the lr.
+    return tl.fma(lr, -delta, p), (square_avg, acc_delta)
 
 
 @triton.jit
