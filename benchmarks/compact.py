@@ -32,13 +32,23 @@ class Format:
     options: Mapping[str, Any]
     dtype: torch.dtype = torch.float32
     goals: tuple[float | None, float | None] = (None, None)
+    moments: torch.dtype | None = None  # Adam's, put there by hand; None: as the class makes them
 
     def make(self, cls: str, params: list[Tensor], options: Mapping[str, Any]) -> Any:
         for param in params:
             grad, param.grad = param.grad, None
             param.data = param.data.to(self.dtype)
             param.grad = None if grad is None else grad.to(self.dtype)
-        return MAKERS["fastopt"](cls, params, {**options, "min_8bit_size": 1, **self.options})
+        options = {**options, "min_8bit_size": 1, **self.options}
+        optimizer = MAKERS["fastopt"](cls, params, options)
+        if self.moments is not None:
+            for param in params:
+                moments = {
+                    name: torch.zeros_like(param, dtype=self.moments)
+                    for name in ("exp_avg", "exp_avg_sq")
+                }
+                optimizer.state[param] = {"step": torch.tensor(0.0), **moments}
+        return optimizer
 
 
 BF16 = torch.bfloat16
@@ -51,6 +61,7 @@ FORMATS = {
     "bf16+24, 16-bit states": Format({"state_bits": 16, "master_weight_bits": 24}, BF16),
     "bf16+32, 8-bit states": Format({"state_bits": 8, "master_weight_bits": 32}, BF16),
     "bf16 by noise, 8-bit states": Format({"state_bits": 8, "stochastic_rounding": True}, BF16),
+    "bf16, float32 states": Format({}, BF16, goals=(1.1, 1.1), moments=torch.float32),
 }
 # Of whoever keeps its states in 8 bits: its time over fastopt's.
 OTHERS = {"bitsandbytes.8bit": 10.0, "torchao.8bit": 40.0}
