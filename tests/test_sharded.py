@@ -5,6 +5,7 @@ is agreed on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from processes import run
 from support import ON_TRITON, unlike, values
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import fastopt
@@ -51,12 +52,16 @@ ASKED: list[dict[str, Any]] = [
 ]
 
 
+@cache  # each makes process groups, which takes longer than a step
+def mesh_of(shape: tuple[int, ...]) -> DeviceMesh:
+    return init_device_mesh("cpu", shape, mesh_dim_names=("a", "b")[: len(shape)])
+
+
 class Twins:
     """The same parameters in one process and sharded."""
 
     def __init__(self, layout: Layout, make: Callable[..., Any], dtype: torch.dtype, **asked: Any):
-        names = ("a", "b")[: len(layout.mesh)]
-        self.mesh = init_device_mesh("cpu", layout.mesh, mesh_dim_names=names)
+        self.mesh = mesh_of(layout.mesh)
         self.layout = layout
         self.whole = [torch.nn.Parameter(values(s, dtype, seed=i)) for i, s in enumerate(SHAPES)]
         self.parts = [torch.nn.Parameter(self.cut(i, p.detach())) for i, p in enumerate(self.whole)]
@@ -66,7 +71,7 @@ class Twins:
         placements, dims = self.layout.placements[i], self.layout.dims
         mesh = self.mesh[dims[i]] if dims else self.mesh
         t = t.clone()  # what is replicated would share its memory
-        return t if placements is None else distribute_tensor(t, mesh, placements)
+        return t if placements is None else distribute_tensor(t, mesh, placements, src_data_rank=None)
 
     def grads(self, k: int) -> None:
         for i, (p, q) in enumerate(zip(self.whole, self.parts, strict=True)):
