@@ -9,11 +9,13 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 TIMEOUT = 600  # seconds; under ThreadSanitizer four processes on two cores were not done after 240
 
@@ -62,3 +64,9 @@ def run(world: int, call: Callable[..., None], *args: Any) -> None:
     assert not found, found[0]
     assert not hung, f"ranks {hung} hang"
     assert codes == [0] * world
+
+
+@cache  # each makes process groups, which takes longer than a step
+def mesh_of(*shape: int, names: tuple[str, ...] = ("a", "b")) -> DeviceMesh:
+    """A mesh of all the processes, made once in each of them."""
+    return init_device_mesh("cpu", shape, mesh_dim_names=names[: len(shape)])

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from processes import run
+from processes import mesh_of, run
 from support import ON_TRITON, Optimizer, assert_same_state, params_of, unlike
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -252,7 +251,7 @@ def full(net: torch.nn.Module) -> list[Tensor]:
 
 def over_processes() -> None:
     _backward.SHARE_BYTES = SHARE_BYTES
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = mesh_of(dist.get_world_size())
 
     def sharded(net: Net) -> torch.nn.Module:
         for part in [*net.layers, net]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from processes import run
+from processes import mesh_of, run
 from support import ON_TRITON, Optimizer, unlike
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict import (
@@ -24,7 +24,6 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
     set_state_dict,
 )
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import fastopt
@@ -202,7 +201,7 @@ def test_codes_are_not_taken_for_numbers(tmp_path: Path) -> None:
 # ---- over processes ----
 def shard(size: int) -> torch.nn.Module:
     net = Net()
-    mesh = init_device_mesh("cpu", (size,))
+    mesh = mesh_of(size)
     for part in (net.first, net):
         fully_shard(part, mesh=mesh)
     return net

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from processes import run
+from processes import mesh_of, run
 from support import ON_TRITON, unlike, values
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import fastopt
@@ -35,7 +34,7 @@ ASKED: list[dict[str, Any]] = [
 
 def check_bytes() -> None:
     """What is told beforehand is what this process then holds."""
-    mesh = init_device_mesh("cpu", (4,))
+    mesh = mesh_of(4)
     for asked in ASKED:
         params = [
             torch.nn.Parameter(
@@ -69,7 +68,7 @@ def bytes_of(t: torch.Tensor) -> int:
 
 def check_offloaded() -> None:
     """Scales are where the parameter's memory is, whatever device its mesh is of."""
-    mesh = init_device_mesh("cpu", (4,))
+    mesh = mesh_of(4)
     part = DTensor.from_local(torch.empty(2, 64, device="meta"), mesh, [Shard(0)])
     scales = ranks.zeros_beside(part, (8, 1), torch.uint8)
     assert isinstance(scales, DTensor)
@@ -80,7 +79,7 @@ def check_offloaded() -> None:
 
 def check_partial() -> None:
     """A parameter that is still to be summed is not its local memory: torch's step, as before."""
-    mesh = init_device_mesh("cpu", (4,))
+    mesh = mesh_of(4)
     for optimizer in unlike():
         made, theirs = (
             cls([torch.nn.Parameter(DTensor.from_local(torch.ones(4), mesh, [Partial()]))])
@@ -105,7 +104,7 @@ def check_middle() -> None:
     local elements lie in runs of runs: float32 does not mind, but noise goes by the place in the
     whole, which the engine then does not know.
     """
-    mesh = init_device_mesh("cpu", (2, 2))
+    mesh = mesh_of(2, 2)
     once, twice = [Replicate(), Shard(1)], [Shard(1), Shard(2)]
     noise = {"master_weight_bits": 24, "state_bits": 16}
     coded = {"state_bits": 8, "min_8bit_size": 64}

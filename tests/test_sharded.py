@@ -5,17 +5,15 @@ is agreed on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.distributed as dist
-from processes import run
+from processes import mesh_of, run
 from support import ON_TRITON, unlike, values
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 import fastopt
@@ -52,16 +50,11 @@ ASKED: list[dict[str, Any]] = [
 ]
 
 
-@cache  # each makes process groups, which takes longer than a step
-def mesh_of(shape: tuple[int, ...]) -> DeviceMesh:
-    return init_device_mesh("cpu", shape, mesh_dim_names=("a", "b")[: len(shape)])
-
-
 class Twins:
     """The same parameters in one process and sharded."""
 
     def __init__(self, layout: Layout, make: Callable[..., Any], dtype: torch.dtype, **asked: Any):
-        self.mesh = mesh_of(layout.mesh)
+        self.mesh = mesh_of(*layout.mesh)
         self.layout = layout
         self.whole = [torch.nn.Parameter(values(s, dtype, seed=i)) for i, s in enumerate(SHAPES)]
         self.parts = [torch.nn.Parameter(self.cut(i, p.detach())) for i, p in enumerate(self.whole)]
@@ -71,7 +64,9 @@ class Twins:
         placements, dims = self.layout.placements[i], self.layout.dims
         mesh = self.mesh[dims[i]] if dims else self.mesh
         t = t.clone()  # what is replicated would share its memory
-        return t if placements is None else distribute_tensor(t, mesh, placements, src_data_rank=None)
+        if placements is None:
+            return t
+        return distribute_tensor(t, mesh, placements, src_data_rank=None)  # all have it: no scatter
 
     def grads(self, k: int) -> None:
         for i, (p, q) in enumerate(zip(self.whole, self.parts, strict=True)):
@@ -161,7 +156,7 @@ def check_waiting() -> None:
     """Rules that wait for norms, where a process has nothing to measure and others wait for it: its
     one shard is empty and has no gradient.
     """
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = mesh_of(dist.get_world_size())
     for cls in (fastopt.LAMB, fastopt.LARS):
         whole = torch.nn.Parameter(values((1, 64), torch.float32, seed=0))
         part = torch.nn.Parameter(distribute_tensor(whole.detach().clone(), mesh, [Shard(0)]))
@@ -195,7 +190,7 @@ def check_norm_group() -> None:
 
 def check_averages() -> None:
     """Swapped in and out, also where a shard is empty; a parameter that is cut twice."""
-    mesh = init_device_mesh("cpu", (2, 2))
+    mesh = mesh_of(2, 2)
     asked = {"state_bits": 8, "min_8bit_size": 1, "master_weight_bits": 24, "ema_decay": 0.5}
     for shape, placements in (((1, 128), [ROWS, WHOLE]), ((128,), [ROWS, ROWS])):
         whole = torch.nn.Parameter(values(shape, torch.bfloat16, seed=0))
@@ -243,7 +238,7 @@ def test_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_partial_gradients() -> None:
     """A gradient that is still to be summed is, before it is used."""
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = mesh_of(2)
     whole = torch.nn.Parameter(values((8, 64), torch.float32, seed=0))
     part = torch.nn.Parameter(distribute_tensor(whole.detach(), mesh, [ROWS]))
     alone, together = fastopt.AdamW([whole]), fastopt.AdamW([part])
@@ -258,7 +253,7 @@ def check_partial_gradients() -> None:
 
 def check_modes() -> None:
     """Averages in and out of the parameters, corrections with them; one shard is empty."""
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = mesh_of(2)
     formats = {"master_weight_bits": 24, "state_bits": 8, "min_8bit_size": 64}
     for cls, shape in product((fastopt.SGDScheduleFree, fastopt.AdamWScheduleFree), SHARDED):
         for dtype, asked in ((torch.float32, {}), (torch.bfloat16, {}), (torch.bfloat16, formats)):

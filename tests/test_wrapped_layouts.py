@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-from processes import run
+from processes import mesh_of, run
 from support import ON_TRITON, params_of, unlike, values
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
     FullyShardedDataParallel,
@@ -83,9 +82,10 @@ def own(net: nn.Module) -> Wrapped:
     return Wrapped(net, (rank, size), rank == size - 1)
 
 
-def fsdp2(net: Net, **options: Any) -> Wrapped:
-    fully_shard(net.up, **options)
-    fully_shard(net, **options)
+def fsdp2(net: Net, mesh: Any = None, **options: Any) -> Wrapped:
+    mesh = mesh or mesh_of(dist.get_world_size())
+    fully_shard(net.up, mesh=mesh, **options)
+    fully_shard(net, mesh=mesh, **options)
     return own(net)
 
 
@@ -95,13 +95,13 @@ def offload(net: Net) -> Wrapped:
 
 
 def hybrid(net: Net) -> Wrapped:
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicas", "shards"))
+    mesh = mesh_of(2, 2, names=("replicas", "shards"))
     wrapped = fsdp2(net, mesh=mesh)
     return wrapped._replace(last=mesh.get_local_rank("shards") == 1)  # of both replicas
 
 
 def tensor_parallel(net: Net, mesh: Any = None) -> Wrapped:
-    mesh = mesh or init_device_mesh("cpu", (dist.get_world_size(),))
+    mesh = mesh or mesh_of(dist.get_world_size())
     # What it passes on as a plain tensor has to be cut evenly.
     plan = {"up": ColwiseParallel(use_local_output=False), "down": RowwiseParallel()}
     parallelize_module(net, mesh, plan)
@@ -109,7 +109,7 @@ def tensor_parallel(net: Net, mesh: Any = None) -> Wrapped:
 
 
 def both(net: Net) -> Wrapped:
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model"))
+    mesh = mesh_of(2, 2, names=("data", "model"))
     tensor_parallel(net, mesh["model"])
     wrapped = fsdp2(net, mesh=mesh["data"])
     return wrapped._replace(share=(mesh.get_local_rank("data"), 2))
@@ -275,7 +275,7 @@ def check_layouts() -> None:
 
 def check_stages() -> None:
     """Two pipeline stages, each sharded over two processes: DTensors tell half, norm_group half."""
-    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("pipeline", "data"))
+    mesh = mesh_of(2, 2, names=("pipeline", "data"))
     alone, net = Net(), Net()
     stage = (net.up, net.down)[mesh.get_local_rank("pipeline")]
     fully_shard(stage, mesh=mesh["data"])
