@@ -16,8 +16,9 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 .PHONY: test clients sanitize fuzz codegen matrix wheels gpu demo bench docs lint format clean
 
 # FASTOPT_TESTS=all: every combination of cases, dtypes and options, where else a part of them is run.
+# In two processes, of 1.2 GB each; threads that wait for others sleep: spinning, they would take the other one's cores.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadgroup
 	TRITON_INTERPRET=1 FASTOPT_BACKEND=triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m parity -n auto
 
 # Trainers (Lightning, Accelerate, DeepSpeed, ...) with fastopt's optimizers, and other packages' optimizers
