@@ -63,8 +63,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f"the CPU engine's: {engine_only.args[0]}"))
         if UNITS and item.path.stem in BITS:
             item.add_marker(pytest.mark.skip(reason="this interpreter rounds fma twice"))
-        if "quick_benchmarks" in getattr(item, "fixturenames", ()):  # by one process for all
-            item.add_marker(pytest.mark.xdist_group("quick_benchmarks"))
 
 
 def pytest_collection_finish() -> None:
