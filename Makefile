@@ -17,7 +17,7 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
 # FASTOPT_TESTS=all: every combination of cases, dtypes and options, where else a part of them is run.
 # In two processes, of 1.2 GB each, whose waiting threads sleep: spinning, they would take the other one's cores. Then
-# the benchmarks alone, each step of which waits for threads: beside others their quick run took over ten minutes.
+# the benchmarks alone, whose threads would wait for cores: their quick run may take ten minutes.
 test: $(VENV)/.test
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --ignore-glob='tests/test_benchmarks*'
 	$(BIN)/python -m pytest tests/test_benchmarks*.py

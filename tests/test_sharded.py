@@ -54,7 +54,7 @@ class Twins:
     """The same parameters in one process and sharded."""
 
     def __init__(self, layout: Layout, make: Callable[..., Any], dtype: torch.dtype, **asked: Any):
-        self.mesh = mesh_of(*layout.mesh)
+        self.mesh = mesh_of(*layout.mesh, names=("a", "b")[: len(layout.mesh)])
         self.layout = layout
         self.whole = [torch.nn.Parameter(values(s, dtype, seed=i)) for i, s in enumerate(SHAPES)]
         self.parts = [torch.nn.Parameter(self.cut(i, p.detach())) for i, p in enumerate(self.whole)]
@@ -63,10 +63,9 @@ class Twins:
     def cut(self, i: int, t: Tensor) -> Tensor:
         placements, dims = self.layout.placements[i], self.layout.dims
         mesh = self.mesh[dims[i]] if dims else self.mesh
-        t = t.clone()  # what is replicated would share its memory
-        if placements is None:
-            return t
-        return distribute_tensor(t, mesh, placements, src_data_rank=None)  # all have it: no scatter
+        if placements is not None:  # all processes have it: no scatter
+            t = distribute_tensor(t, mesh, placements, src_data_rank=None)
+        return t.clone()  # or it would be, or lie within, the whole's memory
 
     def grads(self, k: int) -> None:
         for i, (p, q) in enumerate(zip(self.whole, self.parts, strict=True)):

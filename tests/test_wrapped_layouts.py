@@ -82,10 +82,9 @@ def own(net: nn.Module) -> Wrapped:
     return Wrapped(net, (rank, size), rank == size - 1)
 
 
-def fsdp2(net: Net, mesh: Any = None, **options: Any) -> Wrapped:
-    mesh = mesh or mesh_of(dist.get_world_size())
-    fully_shard(net.up, mesh=mesh, **options)
-    fully_shard(net, mesh=mesh, **options)
+def fsdp2(net: Net, **options: Any) -> Wrapped:
+    fully_shard(net.up, **options)
+    fully_shard(net, **options)
     return own(net)
 
 
