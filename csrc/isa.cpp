@@ -156,9 +156,7 @@ void fill(Kernels& table, int rule, int variant) {
   row[int(Dtype::bfloat16)] = kernel<Alike<bfloat16, kCount>, Variant, kSweep>;
   row[int(Dtype::float16)] = kernel<Alike<float16, kCount>, Variant, kSweep>;
   if constexpr (kMore<kSweep>) {
-    Kernel* const mixed = table.mixed[int(kSweep)][rule][variant];
-    mixed[0] = kernel<Mixed<float, kCount>, Variant, kSweep>;
-    mixed[1] = kernel<Mixed<double, kCount>, Variant, kSweep>;
+    table.mixed[int(kSweep)][rule][variant][1] = kernel<Mixed<kCount>, Variant, kSweep>;
   }
 }
 

@@ -123,8 +123,8 @@ struct Kernels {
   int rule_count = 0;
   Rule rules[kMaxRules];
   Kernel update[kSweeps][kMaxRules][kMaxVariants][kDtypes];
-  // Streams of several dtypes, no bare update; computed [0] in float32, or [1] in float64, where a
-  // stream is.
+  // Streams of several dtypes, no bare update: [0] in float32, by turns, as compact ones are; [1]
+  // in float64, where one of them is.
   Kernel mixed[kSweeps][kMaxRules][kMaxVariants][2];
   // Streams of any formats, likewise.
   CompactKernel compact[kSweeps][kMaxRules][kMaxVariants];

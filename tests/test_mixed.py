@@ -115,7 +115,7 @@ def check(made: torch.optim.Optimizer, p: Tensor, new: Any, types: Types) -> Non
 
 @pytest.mark.parametrize("types", TYPES, ids=str)
 def test_steps(optimizer: Optimizer, types: Types, isa: str) -> None:
-    shapes = [(1,), (7,), (3, 11), (130,), (0,)]
+    shapes = [(1,), (7,), (3, 11), (64,), (130,), (327,), (0,)]
     params = [parameter(s, types, seed=i) for i, s in enumerate(shapes)]
     hyper = optimizer.strongest
     made = with_states(optimizer, params, types, **hyper)

@@ -12,7 +12,7 @@ template <class V>
 struct Around {
   V grad_scale, clip_factor, max_grad_value, l1;
   Lerp<V> lerp;
-  bool unscale, clamp, maximize, penalise, adjusts, average, clear, track;
+  bool unscale, clamp, maximize, penalise, adjusts, prepares, average, clear, track;
 
   explicit Around(const Passes& passes)
       : grad_scale(splat<V>(passes.grad_scale)),
@@ -25,6 +25,7 @@ struct Around {
         maximize(passes.maximize),
         penalise(passes.l1 != 0),
         adjusts(clamp || maximize || penalise),
+        prepares(adjusts || unscale || passes.clip_factor != 1),
         average(passes.average),
         clear(passes.clear_grads),
         track(passes.track_stats) {}

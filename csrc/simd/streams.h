@@ -1,6 +1,6 @@
-// The streams of a run: all of one element type, or each of its own, known when it runs. Their
-// addresses are copied one by one, to stay in registers whatever is stored: a Run copied whole goes
-// by way of a vector in memory, 2 ns each.
+// The streams of a run: all of one element type, or each of its own, known when it runs, where one
+// is of doubles. Their addresses are copied one by one, to stay in registers whatever is stored: a
+// Run copied whole goes by way of a vector in memory, 2 ns each.
 #pragma once
 
 #include "../kernels.h"
@@ -30,15 +30,13 @@ struct Alike {
   const char* at(int k, int64_t i) const { return streams[k] + i * int64_t(sizeof(E)); }
 };
 
-// Each number is widened to E as it is loaded, and rounded to its own type as it is stored; from
-// double to 16 bits by way of float. The type of a stream never changes within a run, so that the
-// switch is always predicted.
-template <class Element, int kCount>
+// Each number is widened to double as it is loaded, and rounded to its own type as it is stored; to
+// 16 bits by way of float. The type of a stream never changes within a run, so that the switch is
+// always predicted.
+template <int kCount>
 struct Mixed {
-  using E = Element;
+  using E = double;
   using S = Storage<E>;
-  using V = Compute<E>;
-  static constexpr bool kWide = sizeof(E) == sizeof(double);
   char* streams[kCount];
   Dtype dtypes[kCount];
 
@@ -50,75 +48,53 @@ struct Mixed {
   }
 
   template <class Lanes>
-  V load(const Lanes& lanes, int k, int64_t i) const {
+  F64 load(const Lanes& lanes, int k, int64_t i) const {
     switch (dtypes[k]) {
-      case Dtype::float64:
-        if constexpr (kWide) return load_as<double>(lanes, k, i);
-        __builtin_unreachable();
+      case Dtype::float32:
+        return load_as<float>(lanes, k, i);
       case Dtype::bfloat16:
-        return widened(load_as<bfloat16>(lanes, k, i));
+        return load_as<bfloat16>(lanes, k, i);
       case Dtype::float16:
-        return widened(load_as<float16>(lanes, k, i));
+        return load_as<float16>(lanes, k, i);
       default:
-        return widened(load_as<float>(lanes, k, i));
+        return lanes.template load<S>(reinterpret_cast<const double*>(streams[k]) + i);
     }
   }
   template <class Lanes>
-  void store(const Lanes& lanes, int k, int64_t i, V x) const {
+  void store(const Lanes& lanes, int k, int64_t i, F64 x) const {
     switch (dtypes[k]) {
-      case Dtype::float64:
-        if constexpr (kWide) return store_as<double>(lanes, k, i, x);
-        __builtin_unreachable();
+      case Dtype::float32:
+        return store_as<float>(lanes, k, i, x);
       case Dtype::bfloat16:
-        return store_as<bfloat16>(lanes, k, i, narrowed(x));
+        return store_as<bfloat16>(lanes, k, i, x);
       case Dtype::float16:
-        return store_as<float16>(lanes, k, i, narrowed(x));
+        return store_as<float16>(lanes, k, i, x);
       default:
-        return store_as<float>(lanes, k, i, narrowed(x));
+        return lanes.template store<S>(reinterpret_cast<double*>(streams[k]) + i, x);
     }
   }
   const char* at(int k, int64_t i) const { return streams[k] + i * kElementBytes[int(dtypes[k])]; }
 
  private:
   // A vector of doubles is half as many numbers as one of floats: the first of them.
-  static auto limited(Full) {
-    if constexpr (kWide) return Partial{kLanes64};
-    if constexpr (!kWide) return Full{};
-  }
+  static Partial limited(Full) { return Partial{kLanes64}; }
   static Partial limited(Partial some) { return some; }
 
   template <class T, class Lanes>
-  auto load_as(const Lanes& lanes, int k, int64_t i) const {
+  F64 load_as(const Lanes& lanes, int k, int64_t i) const {
     const T* from = reinterpret_cast<const T*>(streams[k]) + i;
-    if constexpr (sizeof(T) == sizeof(double)) return lanes.template load<Storage<T>>(from);
-    if constexpr (sizeof(T) != sizeof(double)) {
-      return Ordered<T>::widen(limited(lanes).template load<Ordered<T>>(from), 0);
-    }
+    const F32 x = Ordered<T>::widen(limited(lanes).template load<Ordered<T>>(from), 0);
+    H32 half;
+    __builtin_memcpy(&half, &x, sizeof half);
+    return to_doubles(half);
   }
-  template <class T, class Lanes, class X>
-  void store_as(const Lanes& lanes, int k, int64_t i, X x) const {
+  template <class T, class Lanes>
+  void store_as(const Lanes& lanes, int k, int64_t i, F64 x) const {
     T* to = reinterpret_cast<T*>(streams[k]) + i;
-    if constexpr (sizeof(T) == sizeof(double)) lanes.template store<Storage<T>>(to, x);
-    if constexpr (sizeof(T) != sizeof(double)) {
-      limited(lanes).template store<Ordered<T>>(to, Ordered<T>::narrow(&x));
-    }
-  }
-  static V widened(F32 x) {
-    if constexpr (!kWide) return x;
-    if constexpr (kWide) {
-      H32 half;
-      __builtin_memcpy(&half, &x, sizeof half);
-      return to_doubles(half);
-    }
-  }
-  static F32 narrowed(V x) {
-    if constexpr (!kWide) return x;
-    if constexpr (kWide) {
-      const H32 half = __builtin_convertvector(x, H32);
-      F32 all{};
-      __builtin_memcpy(&all, &half, sizeof half);
-      return all;
-    }
+    const H32 half = __builtin_convertvector(x, H32);
+    F32 all{};
+    __builtin_memcpy(&all, &half, sizeof half);
+    limited(lanes).template store<Ordered<T>>(to, Ordered<T>::narrow(&all));
   }
 };
 
