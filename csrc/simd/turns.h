@@ -1,4 +1,4 @@
-// A run of compact streams, by turns of whole blocks: opened as float32, closed in their formats.
+// A run of streams in any formats, by turns of whole blocks: opened as float32, closed in these.
 #pragma once
 
 #include "../kernels.h"
