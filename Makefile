@@ -16,11 +16,9 @@ SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 .PHONY: test clients sanitize fuzz codegen matrix wheels gpu demo bench docs lint format clean
 
 # FASTOPT_TESTS=all: every combination of cases, dtypes and options, where else a part of them is run.
-# In two processes, of 1.2 GB each, whose waiting threads sleep: spinning, they would take the other one's cores. Then
-# the benchmarks alone, whose threads would wait for cores: their quick run may take ten minutes.
+# In two processes, of 1.2 GB each, whose waiting threads sleep: spinning, they would take the other one's cores.
 test: $(VENV)/.test
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --ignore-glob='tests/test_benchmarks*'
-	$(BIN)/python -m pytest tests/test_benchmarks*.py
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2
 	TRITON_INTERPRET=1 FASTOPT_BACKEND=triton OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m parity -n auto
 
 # Trainers (Lightning, Accelerate, DeepSpeed, ...) with fastopt's optimizers, and other packages' optimizers

@@ -27,6 +27,11 @@ LARGE, ONE_IN = (1, len(discover()) // 2) if ON_TRITON else (3, len(discover()) 
 # Modules that ask for the references' bits over numbers of all sizes, infinities among them.
 BITS = ("test_reference", "test_properties", "test_torch", "test_compact")
 
+if ON_TRITON:
+    import interpreter
+
+    interpreter.look_once()
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     optimizers = getattr(metafunc.module, "UNDER_TEST", discover())  # a module may test fewer

@@ -295,7 +295,7 @@ def run_benchmarks(*arguments: str, code: int = 0) -> str:
         env=os.environ | {"COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=600,  # ends a hang; a busy machine must not fail a test
+        timeout=1800,  # ends a hang; a busy machine must not fail a test
         check=False,
     )
     assert done.returncode == code, done.stdout + done.stderr

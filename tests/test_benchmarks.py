@@ -15,6 +15,7 @@ from support import run_benchmarks
 from torch import Tensor
 
 from benchmarks import (
+    __main__,
     contestants,
     cpu,
     everything,
@@ -133,11 +134,16 @@ def test_a_wrong_optimizer_is_reported_wrong_and_not_timed(
 
 @pytest.mark.parametrize("kind", everything.MEASUREMENTS)
 def test_a_quick_run_has_every_row_and_finds_it_right(
-    kind: str, quick_benchmarks: tuple[Path, str]
+    kind: str,
+    quick_benchmarks: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, printed = quick_benchmarks
     saved = record.load(folder / f"{kind}.json")
-    listed = run_benchmarks(kind, "--quick", "--list").split("\n")[:-1]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", kind, "--quick", "--list"])
+    assert __main__.main() == 0
+    listed = capsys.readouterr().out.splitlines()
     assert [row["id"] for row in saved["rows"]] == listed
     assert all(row["verdict"] == "right" for row in saved["rows"])
     assert all(f"{name}: right" in printed for name in listed)
