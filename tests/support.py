@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -285,18 +283,3 @@ def assert_close_state(ours: torch.optim.Optimizer, theirs: torch.optim.Optimize
             torch.testing.assert_close(
                 t, expected[name], **close, **typed, msg=lambda m, n=name: f"{n}: {m}"
             )
-
-
-def run_benchmarks(*arguments: str, code: int = 0) -> str:
-    """What `python -m benchmarks ARGUMENTS` prints; it must exit with `code`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=Path(__file__).parent.parent,
-        env=os.environ | {"COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=1800,  # ends a hang; a busy machine must not fail a test
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout

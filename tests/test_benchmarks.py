@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from support import run_benchmarks
 from torch import Tensor
 
 from benchmarks import (
@@ -132,18 +130,28 @@ def test_a_wrong_optimizer_is_reported_wrong_and_not_timed(
     assert "fastopt" not in result["samples"]
 
 
+Command = Callable[..., str]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """What `python -m benchmarks ARGUMENTS` prints, run in this process."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+        assert __main__.main() == 0
+        return capsys.readouterr().out
+
+    return run
+
+
 @pytest.mark.parametrize("kind", everything.MEASUREMENTS)
 def test_a_quick_run_has_every_row_and_finds_it_right(
-    kind: str,
-    quick_benchmarks: tuple[Path, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    kind: str, quick_benchmarks: tuple[Path, str], command: Command
 ) -> None:
     folder, printed = quick_benchmarks
     saved = record.load(folder / f"{kind}.json")
-    monkeypatch.setattr(sys, "argv", ["benchmarks", kind, "--quick", "--list"])
-    assert __main__.main() == 0
-    listed = capsys.readouterr().out.splitlines()
+    listed = command(kind, "--quick", "--list").splitlines()
     assert [row["id"] for row in saved["rows"]] == listed
     assert all(row["verdict"] == "right" for row in saved["rows"])
     assert all(f"{name}: right" in printed for name in listed)
@@ -270,14 +278,15 @@ def test_a_document_without_its_record() -> None:
         report.filled("<!-- table: cpu somewhere --><!-- end -->", [])
 
 
-def test_list_and_only() -> None:
-    assert run_benchmarks("cpu", "--list", "--only", "mlp", "gpt2/AdamW").split() == [
+def test_list_and_only(command: Command) -> None:
+    assert command("cpu", "--list", "--only", "mlp", "gpt2/AdamW").split() == [
         "gpt2/AdamW/fp32",
         "mlp/Adam/fp32",
         "mlp/RMSprop/fp32",
         "mlp/SGD-plain/fp32",
     ]
-    run_benchmarks("cpu", "--only", "nothing", code=1)
+    with pytest.raises(SystemExit, match="no row matches 'nothing'"):
+        command("cpu", "--only", "nothing")
 
 
 def test_quick_curves_have_every_sweep(quick_benchmarks: tuple[Path, str]) -> None:
@@ -341,14 +350,11 @@ def test_rows_forced_to_instruction_sets(
     assert f"torch keeps its own ({saved['versions']['torch_isa']})" in printed
 
 
-def test_an_unknown_instruction_set_is_an_error_that_names_those_there_are() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "cpu", "--isa", "avx2,mmx"],
-        cwd=README.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "'mmx' is none of" in done.stderr or "'avx2' is none of" in done.stderr
-    assert all(isa in done.stderr for isa in _core.supported_isas())
+def test_an_unknown_instruction_set_is_an_error_that_names_those_there_are(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command("cpu", "--isa", "avx2,mmx")
+    error = capsys.readouterr().err
+    assert "'mmx' is none of" in error or "'avx2' is none of" in error
+    assert all(isa in error for isa in _core.supported_isas())
