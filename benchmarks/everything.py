@@ -21,22 +21,31 @@ HELP = "every kind of measurement, its JSON, the pictures, the report, the docum
 
 # By the name of their file: command and options. They are to end within 10 minutes on 2 cores, so
 # some rows stand for many, and quality's trainings (three minutes) are left to their own command.
-# All took 567 s on 2 cores of an AMD EPYC (Zen 3), torch.compile's cache empty. Built anew for
+# All took 567 s on 2 cores of an AMD EPYC (Zen 3), torch.compile's cache empty; in a busier
+# hour 640, of which four more rows of compact and three of others took 44. Built anew for
 # every placement cpu alone took 181 s, built once 74 (Xeon).
 ONCE = ["--placements", "1"]
 # A row of GPT-2's 124M elements takes 13 s, most of it to build and to judge what is timed.
 STANDING = ["1x64M", "gpt2/AdamW", "resnet50", "100x", "1000x", "mlp", "bf16"]
+COMPACT = [
+    "1x64M/AdamW/16-bit",
+    "1x64M/AdamW/8-bit",
+    "1x*bf16+24, 8-bit",
+    "1x*float32 states",
+    "1x16M",
+]
+OTHERS = ["Lion/resnet50", "AdEMAMix/resnet50", "AdamWScheduleFree/resnet50"]
 MEASUREMENTS: dict[str, list[str]] = {
     "cpu": ["cpu", "--budget", "1", "--only", *STANDING, *ONCE],
     "rules": ["rules", "--budget", "0.3", "--only", "100x64x64", *ONCE],
-    "compact": ["compact", "--budget", "1", "--only", "1x", *ONCE],
+    "compact": ["compact", "--budget", "1", "--only", *COMPACT, *ONCE],
     "tail": ["tail", "--budget", "1", "--only", "0x", *ONCE],
     "sharded": ["sharded", "--budget", "0.5"],
     "curves": ["curves", "--budget", "0.2", *ONCE],
     "train": ["train"],
     "quality": ["quality", "--only", "decay"],
     "peers": ["peers", "--budget", "2", "--only", "mlp", *ONCE],
-    "others": ["others", "--budget", "0.5", "--only", "resnet50", *ONCE],
+    "others": ["others", "--budget", "0.5", "--only", *OTHERS, *ONCE],
     "micro": ["micro", "--budget", "0.2", *ONCE],
     "profile": ["profile", "--budget", "0.3"],
     "import": ["import", "--budget", "8"],
