@@ -22,7 +22,7 @@ HELP = "every kind of measurement, its JSON, the pictures, the report, the docum
 # By the name of their file: command and options. They are to end within 10 minutes on 2 cores, so
 # some rows stand for many, and quality's trainings (three minutes) are left to their own command.
 # All took 567 s on 2 cores of an AMD EPYC (Zen 3), torch.compile's cache empty; in a busier
-# hour 640, of which four more rows of compact and three of others took 44. Built anew for
+# hour 640, of which four more rows of compact and three of others took 39. Built anew for
 # every placement cpu alone took 181 s, built once 74 (Xeon).
 ONCE = ["--placements", "1"]
 # A row of GPT-2's 124M elements takes 13 s, most of it to build and to judge what is timed.

@@ -24,7 +24,7 @@ from fastopt import _core
 
 # Large: more tests of one function than so many an optimizer. Of those as many are run however many
 # optimizers there are; their names' hashes choose, so that every case, dtype and option is in some.
-LARGE, ONE_IN = (1, len(discover())) if ON_TRITON else (3, len(discover()) // 3)
+LARGE, ONE_IN = (1, len(discover()) // 2) if ON_TRITON else (3, len(discover()) // 3)
 
 # Modules that ask for the references' bits over numbers of all sizes, infinities among them.
 BITS = ("test_reference", "test_properties", "test_torch", "test_compact")

@@ -188,7 +188,7 @@ def test_layouts_shared_among_threads(optimizer: Optimizer, threads: int) -> Non
 def test_parameters_that_share_memory(optimizer: Optimizer) -> None:
     """Overlapping parameters are updated one after the other, as torch's loop does."""
     torch.set_num_threads(3)
-    n = 1_000 if ON_TRITON else 40_000  # several programs, several shares
+    n = 4_000 if ON_TRITON else 40_000  # several shares
     for size, shift in [(n, n // 4), (100, 1), (n, 0), (n, n - 1)]:
         memory = values((size + shift,), torch.float32, seed=0)
         other = memory.clone()

@@ -4,7 +4,6 @@ and history of steps, against the NumPy reference, bit for bit.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,8 @@ from torch import Tensor
 
 pytestmark = pytest.mark.parity
 
-# Triton's interpreter takes half a second for an example.
-FEWER = ON_TRITON and os.environ.get("FASTOPT_TESTS") != "all"
-
 quick = settings(
-    max_examples=12 if FEWER else 60,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
